@@ -1,0 +1,113 @@
+"""Whole processes, start-up included: P8 and P11."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import median
+from sysconfig import get_path
+from typing import Any
+
+import pytest
+
+from benchmarks.workload import answer, as_block, is_repeated, write_repeated
+
+USAGE = Path(__file__).with_name("usage.py")
+PYTHON = shlex.quote(sys.executable)
+DATAFLARE = shlex.quote(f"{get_path('scripts')}/dataflare")
+
+LOOP = f"""{PYTHON} -c '
+import sys
+with open(sys.argv[1], "rb") as lines, open(sys.argv[2], "wb") as out:
+    out.writelines(%s)
+' {{input}} {{output}}"""
+
+COMMANDS = {
+    "F": {
+        "DataFlare": f"{DATAFLARE} run -p contains:ERROR {{input}} -o {{output}}",
+        "grep -F": "grep -F ERROR {input} > {output}",
+        "awk": "awk '/ERROR/' {input} > {output}",
+        "Python loop": LOOP % 'line for line in lines if b"ERROR" in line',
+    },
+    "U": {
+        "DataFlare": f"{DATAFLARE} run -p upper {{input}} -o {{output}}",
+        "tr": "tr a-z A-Z < {input} > {output}",
+        "awk": "awk '{{print toupper($0)}}' {input} > {output}",
+        "Python loop": LOOP % "line.upper() for line in lines",
+    },
+    "FU": {
+        "DataFlare": f"{DATAFLARE} run -p contains:ERROR -p upper {{input}} -o {{output}}",
+        "grep -F | tr": "grep -F ERROR {input} | tr a-z A-Z > {output}",
+        "awk": "awk '/ERROR/ {{print toupper($0)}}' {input} > {output}",
+        "Python loop": LOOP % 'line.upper() for line in lines if b"ERROR" in line',
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def log(lines: list[bytes], quick: bool, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A file of 1 GB and how many times it holds the lines; removed in the end."""
+    path = tmp_path_factory.mktemp("log") / "lines.log"
+    block = as_block(lines)
+    times = 2 if quick else -(-(10**9) // len(block))
+    write_repeated(path, block, times)
+    yield path, times
+    path.unlink()
+
+
+@pytest.mark.parametrize("job", COMMANDS)
+def test_p8(job, benchmark, log, lines, quick):
+    path, times = log
+    output = path.with_name("output")
+    expected = as_block(answer(job, lines))
+    taken: dict[str, list[list[float]]] = {who: [] for who in COMMANDS[job]}
+
+    def run_in_turn() -> None:
+        for who, command in COMMANDS[job].items():
+            line = command.format(input=shlex.quote(str(path)), output=shlex.quote(str(output)))
+            done = subprocess.run(
+                [sys.executable, "-I", "-S", USAGE, line],
+                check=True,
+                stdout=subprocess.PIPE,
+                env=os.environ | {"LC_ALL": "C"},
+            )
+            taken[who].append(json.loads(done.stdout))
+            assert is_repeated(output, expected, times), who
+            output.unlink()
+
+    benchmark.group = f"P8 {job}"
+    benchmark.pedantic(run_in_turn, rounds=1 if quick else 5)
+    rows = []
+    for who, samples in taken.items():
+        wall, cpu, peak = map(median, zip(*samples, strict=True))
+        rows += [
+            ("P8", job, who, wall),
+            ("P8 CPU", job, who, cpu),
+            ("P8 memory", job, who, peak / 1e6),
+        ]
+    benchmark.extra_info["rows"] = rows
+
+
+@pytest.mark.parametrize("module", ["dataflare", "duckdb", "polars", "pyarrow"])
+def test_p11(module, benchmark, tmp_path, quick):
+    program = (
+        "import time, numpy; start = time.perf_counter(); "
+        f"import {module}; print(time.perf_counter() - start); {module}.__version__"
+    )
+    seconds = []
+
+    def start_up() -> None:
+        done = subprocess.run(
+            [sys.executable, "-c", program], cwd=tmp_path, check=True, stdout=subprocess.PIPE
+        )
+        seconds.append(float(done.stdout))
+
+    benchmark.group = "P11 import"
+    benchmark.pedantic(start_up, rounds=1 if quick else 15, warmup_rounds=1)
+    who = "DataFlare" if module == "dataflare" else module
+    benchmark.extra_info["rows"] = [("P11", "import", who, median(seconds[1:]) * 1e3)]

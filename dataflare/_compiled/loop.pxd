@@ -1,0 +1,8 @@
+from dataflare._compiled.batch cimport RecordBatch
+from dataflare._compiled.pool cimport MemoryPool
+from dataflare._compiled.record cimport PluginRecord, PluginResult
+from dataflare._compiled.result cimport BatchResult
+
+
+cdef PluginResult run_one(object plugin, PluginRecord record)
+cdef BatchResult run(object plugin, RecordBatch batch, MemoryPool pool)

@@ -1,0 +1,40 @@
+# The native ABI. A plugin built against this file finds its base class by the class's *name*,
+# which ends in the ABI's number, and looks it up when it is imported. So a plugin of another ABI
+# is refused with a sentence before anything of it is called. Rules:
+#
+# - Never change a class below, nor a struct of dataflare.h, once it was released.
+# - To add a method, derive NativePluginABI<n+1> from the present class and let `NativePlugin` in
+#   dataflare/__init__.pxd be that; plugins of the old ABI go on working.
+# - To break with it, remove the old class: its name then raises the sentence.
+from dataflare._compiled.record cimport PluginRecord, PluginResult
+from dataflare._compiled.types cimport df_batch, df_emitter, df_output, df_record
+
+
+cdef class DataFlarePlugin:
+    cdef object state                    # PluginState; None: nobody has set it yet
+
+
+cdef class NativePluginABI1(DataFlarePlugin):
+    # What the engine calls with the GIL held instead of without: for plugins that work on Python
+    # objects. Set it in __cinit__ or __init__.
+    cdef bint needs_gil
+
+    cdef int c_process(self, const df_record *record, df_emitter *out) except? -1 nogil
+    cdef int c_process_batch(self, const df_batch *batch, df_output *out) except? -1 nogil
+
+
+cdef class MapPlugin(DataFlarePlugin):
+    cdef readonly object function
+    cdef readonly object name
+    cdef dict __dict__
+
+
+cdef class FilterPlugin(DataFlarePlugin):
+    cdef readonly object function
+    cdef readonly object name
+    cdef dict __dict__
+
+
+cdef bytes as_bytes(object data)
+cdef void fill_rest(df_record *record, const df_batch *batch, Py_ssize_t i) noexcept nogil
+cdef PluginResult process_single(NativePluginABI1 plugin, PluginRecord record)

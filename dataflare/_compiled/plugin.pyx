@@ -1,0 +1,331 @@
+"""Plugins: the base classes, and plain functions as plugins."""
+from libc.string cimport memset
+
+from dataflare._compiled.output cimport Output, Run, member_name, rewind_mark, settle
+from dataflare._compiled.record cimport PluginResult, view_of
+from dataflare._compiled.result cimport as_plugin_error
+from dataflare._compiled.types cimport df_fail
+
+import functools
+
+from dataflare.errors import PluginConfigurationError, PluginProcessingError
+from dataflare.types import PluginInfo, PluginState, PluginType
+
+# Longer records are processed without the GIL even one by one; shorter ones are done sooner than
+# the GIL is given up and taken again.
+cdef Py_ssize_t RELEASE_FROM = 65536
+
+
+def first_line(docstring):
+    """The first line of a docstring that has text, or nothing."""
+    lines = (docstring or "").strip().splitlines()
+    return lines[0].strip() if lines else ""
+
+
+cdef class DataFlarePlugin:
+    """Base class of every plugin. A plugin in Python overrides `process`, and what else it needs.
+
+    Methods
+    -------
+    process(record)
+        The only one that is required.
+    info(), get_state(), initialize(config), cleanup(), health_check()
+        See each.
+    """
+
+    def process(self, record):
+        """Say what becomes of one record.
+
+        Parameters
+        ----------
+        record : PluginRecord
+
+        Returns
+        -------
+        PluginResult
+
+        Notes
+        -----
+        An exception that this raises is the failure of that record alone.
+        """
+        raise PluginConfigurationError(f"{type(self).__name__} does not define process(record)")
+
+    def info(self):
+        """Who this plugin is.
+
+        Returns
+        -------
+        PluginInfo
+            By default the class's name and the first line of its docstring.
+        """
+        return PluginInfo(name=type(self).__name__, description=first_line(type(self).__doc__))
+
+    def get_state(self):
+        """Where in its life the plugin is, kept true by the manager.
+
+        Returns
+        -------
+        PluginState
+        """
+        return PluginState.UNINITIALIZED if self.state is None else self.state
+
+    def initialize(self, config):
+        """Called once by the manager before the first record.
+
+        Parameters
+        ----------
+        config : Mapping
+            What was given to `PluginManager.register_plugin`, or an empty mapping.
+        """
+
+    def cleanup(self):
+        """Called once by the manager after the last record."""
+
+    def health_check(self):
+        """Whether the plugin is fit for work.
+
+        Returns
+        -------
+        bool
+        """
+        return True
+
+
+def set_state(DataFlarePlugin plugin not None, state):
+    """Note where in its life a plugin is; for the manager alone."""
+    plugin.state = state
+
+
+cdef class NativePluginABI1(DataFlarePlugin):
+    """Base class of plugins in Cython: ``from dataflare cimport NativePlugin``.
+
+    A subclass overrides ``c_process``, which runs without the GIL for each record, and may override
+    ``c_process_batch``, which gets a batch at a time. ``dataflare/__init__.pxd`` says how.
+    """
+
+    cdef int c_process(self, const df_record *record, df_emitter *out) except? -1 nogil:
+        return df_fail(out, 0, b"the plugin does not define c_process")
+
+    cdef int c_process_batch(self, const df_batch *batch, df_output *out) except? -1 nogil:
+        """Every record from ``out.position`` on, one by one."""
+        cdef Run *run = <Run *>out
+        cdef df_record record
+        cdef Py_ssize_t i
+        cdef int status
+        cdef char *mark
+        memset(&record, 0, sizeof(record))
+        run.ordered = True
+        cdef bint plain = (
+            batch.keys is NULL and batch.timestamps is NULL
+            and batch.offsets is NULL and batch.partitions is NULL
+        )
+        while out.position < batch.length:
+            i = out.position
+            record.value = batch.values[i]
+            if not plain:
+                fill_rest(&record, batch, i)
+            out.emitter.value.data = NULL
+            mark = rewind_mark(run)
+            status = self.c_process(&record, &out.emitter)
+            settle(run, status, &batch.values[i], mark)
+        return 0
+
+    def process(self, record):
+        """Run ``c_process`` on one record.
+
+        Parameters
+        ----------
+        record : PluginRecord
+
+        Returns
+        -------
+        PluginResult
+
+        Raises
+        ------
+        PluginError
+            The record failed.
+        """
+        if not isinstance(record, PluginRecord):
+            raise TypeError(f"record must be a PluginRecord, not {type(record).__name__}")
+        return process_single(self, record)
+
+
+cdef void fill_rest(df_record *record, const df_batch *batch, Py_ssize_t i) noexcept nogil:
+    if batch.keys is not NULL:
+        record.key = batch.keys[i]
+    if batch.timestamps is not NULL:
+        record.timestamp = batch.timestamps[i]
+    if batch.offsets is not NULL:
+        record.offset = batch.offsets[i]
+    if batch.partitions is not NULL:
+        record.partition = batch.partitions[i]
+
+
+cdef PluginResult process_single(NativePluginABI1 plugin, PluginRecord record):
+    cdef Output output = Output.__new__(Output)
+    cdef df_emitter *emitter = &output.run.out.emitter
+    cdef df_record view
+    cdef int status
+    output.begin_single()
+    view_of(record.value, &view.value)
+    if record.key is None:
+        view.key.data = NULL
+        view.key.size = 0
+    else:
+        view_of(record.key, &view.key)
+    view.timestamp = record.timestamp
+    view.offset = record.offset
+    view.partition = record.partition
+    try:
+        if view.value.size < RELEASE_FROM or plugin.needs_gil:
+            status = plugin.c_process(&view, emitter)
+        else:
+            with nogil:
+                status = plugin.c_process(&view, emitter)
+    except Exception as error:
+        raise as_plugin_error(error, member_name(plugin, output.run.member))
+    return output.finish_single(status, plugin)
+
+
+cdef class MapPlugin(DataFlarePlugin):
+    """A function from the value of a record to its new value; made by `map_plugin`."""
+
+    def __cinit__(self, function, name=None):
+        self.function = checked(function)
+        self.name = name or function_name(function)
+        functools.update_wrapper(self, function)
+
+    def __call__(self, *args, **kwargs):
+        return self.function(*args, **kwargs)
+
+    def process(self, record):
+        """The function's value for the record."""
+        return PluginResult.success(as_bytes(self.function(plain(record.value))))
+
+    def info(self):
+        """Name and docstring of the function."""
+        return PluginInfo(name=self.name, plugin_type=PluginType.TRANSFORMER,
+                          description=first_line(self.function.__doc__))
+
+    def __repr__(self):
+        return f"map_plugin({self.name})"
+
+    def __reduce__(self):
+        return MapPlugin, (self.function, self.name)
+
+
+cdef class FilterPlugin(DataFlarePlugin):
+    """A function from the value of a record to whether it goes on; made by `filter_plugin`."""
+
+    def __cinit__(self, function, name=None):
+        self.function = checked(function)
+        self.name = name or function_name(function)
+        functools.update_wrapper(self, function)
+
+    def __call__(self, *args, **kwargs):
+        return self.function(*args, **kwargs)
+
+    def process(self, record):
+        """Whether the record goes on."""
+        return PluginResult.skip() if self.function(plain(record.value)) \
+            else PluginResult.filtered()
+
+    def info(self):
+        """Name and docstring of the function."""
+        return PluginInfo(name=self.name, plugin_type=PluginType.FILTER,
+                          description=first_line(self.function.__doc__))
+
+    def __repr__(self):
+        return f"filter_plugin({self.name})"
+
+    def __reduce__(self):
+        return FilterPlugin, (self.function, self.name)
+
+
+cdef object plain(object value):
+    return value if type(value) is bytes else bytes(value)
+
+
+cdef object checked(object function):
+    if not callable(function):
+        raise TypeError(f"a plugin is made of a function, not of {type(function).__name__}")
+    return function
+
+
+cdef object function_name(object function):
+    return getattr(function, "__name__", None) or type(function).__name__
+
+
+cdef bytes as_bytes(object data):
+    """What a map function returned, as `bytes`."""
+    if type(data) is bytes:
+        return data
+    if isinstance(data, (bytes, bytearray, memoryview)):
+        return bytes(data)
+    raise PluginProcessingError(f"the function returned {type(data).__name__}, not bytes")
+
+
+def map_plugin(function=None, /, *, name=None):
+    """Make a plugin of a function ``bytes -> bytes``.
+
+    Parameters
+    ----------
+    function : callable
+        Gets the value of a record, returns the new one.
+    name : str, optional
+        The function's own name if not given.
+
+    Returns
+    -------
+    MapPlugin
+        Still callable as the function.
+
+    Examples
+    --------
+    >>> @map_plugin
+    ... def shout(value):
+    ...     return value + b"!"
+    """
+    if function is None:
+        return functools.partial(MapPlugin, name=name)
+    return MapPlugin(function, name)
+
+
+def filter_plugin(function=None, /, *, name=None):
+    """Make a plugin of a function ``bytes -> bool``.
+
+    Parameters
+    ----------
+    function : callable
+        Gets the value of a record; the record goes on if it returns something true.
+    name : str, optional
+        The function's own name if not given.
+
+    Returns
+    -------
+    FilterPlugin
+        Still callable as the function.
+
+    Examples
+    --------
+    >>> @filter_plugin
+    ... def is_error(value):
+    ...     return b"ERROR" in value
+    """
+    if function is None:
+        return functools.partial(FilterPlugin, name=name)
+    return FilterPlugin(function, name)
+
+
+NativePlugin = NativePluginABI1
+
+
+def __getattr__(name):
+    # Reached by a plugin that was built for another ABI: see plugin.pxd.
+    if name.startswith("NativePluginABI"):
+        raise ImportError(
+            f"the plugin was built for DataFlare's native ABI {name[len('NativePluginABI'):]}, "
+            f"this DataFlare has ABI 1: build the plugin again with the DataFlare it runs with"
+        )
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,103 @@
+"""Chains of plugins."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from dataflare._pure.plugin import DataFlarePlugin, plugin_name
+from dataflare._pure.record import PluginRecord, PluginResult, require
+from dataflare._pure.result import raise_plugin_error, wrong_type
+from dataflare.types import PluginInfo
+
+
+class Chain(DataFlarePlugin):
+    """Several plugins, one after the other.
+
+    Parameters
+    ----------
+    *plugins : DataFlarePlugin
+        At least one. Chains among them are taken apart.
+
+    Notes
+    -----
+    A record that a plugin drops or that fails does not reach the plugins behind it.
+    """
+
+    def __init__(self, *plugins: DataFlarePlugin) -> None:
+        if not plugins:
+            raise TypeError("a chain needs at least one plugin")
+        flat: list[DataFlarePlugin] = []
+        for plugin in plugins:
+            if isinstance(plugin, Chain):
+                flat.extend(plugin.plugins)
+            elif isinstance(plugin, DataFlarePlugin):
+                flat.append(plugin)
+            else:
+                raise TypeError(f"a chain is made of plugins, not of {type(plugin).__name__}")
+        self.plugins: tuple[DataFlarePlugin, ...] = tuple(flat)
+        self.stages = self.plugins
+
+    def process(self, record: PluginRecord) -> PluginResult:
+        """Take one record through the chain.
+
+        Parameters
+        ----------
+        record : PluginRecord
+
+        Returns
+        -------
+        PluginResult
+            Skip, if every member passed the record on unchanged.
+        """
+        require(record, PluginRecord, "record")
+        current = record
+        changed = False
+        metadata = None
+        for stage in self.stages:
+            try:
+                result = stage.process(current)
+                if type(result) is not PluginResult:
+                    raise wrong_type(result)
+            except Exception as error:
+                raise_plugin_error(error, plugin_name(stage))
+            if result.is_skip:
+                continue
+            if result.data is None:
+                return result
+            changed = True
+            if result.metadata is not None:
+                metadata = result.metadata
+            current = PluginRecord(
+                result.data,
+                key=current.key,
+                metadata=current.metadata if metadata is None else metadata,
+                timestamp=current.timestamp,
+                partition=current.partition,
+                offset=current.offset,
+            )
+        return PluginResult.success(current.value, metadata) if changed else PluginResult.skip()
+
+    def info(self) -> PluginInfo:
+        """Name: those of the members, with bars in between."""
+        return PluginInfo(
+            name=" | ".join(plugin_name(plugin) for plugin in self.plugins),
+            description="Several plugins, one after the other.",
+        )
+
+    def initialize(self, config: Mapping[str, object]) -> None:
+        """Initialise every member with the same configuration."""
+        for plugin in self.plugins:
+            plugin.initialize(config)
+
+    def cleanup(self) -> None:
+        """Clean every member up."""
+        for plugin in self.plugins:
+            plugin.cleanup()
+
+    def health_check(self) -> bool:
+        """Whether every member is fit for work."""
+        answers = [plugin.health_check() for plugin in self.plugins]
+        return all(answers)
+
+    def __repr__(self) -> str:
+        return f"Chain({', '.join(map(repr, self.plugins))})"

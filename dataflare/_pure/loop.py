@@ -1,0 +1,176 @@
+"""The engine: runs a plugin over a batch and keeps each record's failure to that record."""
+
+from __future__ import annotations
+
+import operator
+
+from dataflare._pure.batch import RecordBatch
+from dataflare._pure.chain import Chain
+from dataflare._pure.plugin import (
+    DataFlarePlugin,
+    FilterPlugin,
+    MapPlugin,
+    as_bytes,
+    plugin_name,
+)
+from dataflare._pure.pool import MemoryPool
+from dataflare._pure.record import SKIP, SUCCESS, PluginRecord, PluginResult, require
+from dataflare._pure.result import (
+    BatchResult,
+    Errors,
+    Gathering,
+    Given,
+    raise_plugin_error,
+    record_error,
+    wrong_type,
+)
+from dataflare.errors import PluginProcessingError
+
+
+def run_record(plugin: DataFlarePlugin, record: PluginRecord) -> PluginResult:
+    """Run a plugin on one record.
+
+    Parameters
+    ----------
+    plugin : DataFlarePlugin
+    record : PluginRecord
+
+    Returns
+    -------
+    PluginResult
+
+    Raises
+    ------
+    PluginError
+        The plugin raised, or returned something else than a result.
+    """
+    require(record, PluginRecord, "record")
+    try:
+        result = plugin.process(record)
+        if type(result) is not PluginResult:
+            raise wrong_type(result)
+        return result
+    except Exception as error:
+        raise_plugin_error(error, plugin_name(plugin))
+
+
+def run_batch(
+    plugin: DataFlarePlugin, batch: RecordBatch, pool: MemoryPool | None = None
+) -> BatchResult:
+    """Run a plugin on every record of a batch.
+
+    Parameters
+    ----------
+    plugin : DataFlarePlugin
+    batch : RecordBatch
+    pool : MemoryPool, optional
+        Where the statuses are written; the system's allocator if not given.
+
+    Returns
+    -------
+    BatchResult
+        ``processing_time`` is left at 0; who calls measures.
+    """
+    require(batch, RecordBatch, "batch")
+    if type(plugin) is MapPlugin:
+        return _run_map(plugin, batch, pool)
+    if type(plugin) is FilterPlugin:
+        return _run_filter(plugin, batch, pool)
+    if isinstance(plugin, Chain):
+        return _run_chain(plugin, batch, pool)
+    if hasattr(plugin, "process_batch"):
+        return _run_whole(plugin, batch)
+    return _run_python(plugin, batch, pool)
+
+
+def _run_map(plugin: MapPlugin, batch: RecordBatch, pool: MemoryPool | None) -> BatchResult:
+    gathering = Gathering(batch, pool)
+    for value in batch.to_pylist():
+        try:
+            data = as_bytes(plugin.function(value))
+        except Exception as error:
+            gathering.fail(record_error(error, plugin.name))
+        else:
+            gathering.succeed(data)
+    return gathering.finish()
+
+
+def _run_filter(plugin: FilterPlugin, batch: RecordBatch, pool: MemoryPool | None) -> BatchResult:
+    gathering = Gathering(batch, pool)
+    for value in batch.to_pylist():
+        try:
+            keep = bool(plugin.function(value))
+        except Exception as error:
+            gathering.fail(record_error(error, plugin.name))
+        else:
+            gathering.skip() if keep else gathering.drop()
+    return gathering.finish()
+
+
+def _run_python(
+    plugin: DataFlarePlugin, batch: RecordBatch, pool: MemoryPool | None
+) -> BatchResult:
+    gathering = Gathering(batch, pool)
+    process = plugin.process
+    for record in batch:
+        try:
+            result = process(record)
+        except Exception as error:
+            gathering.fail(record_error(error, None))
+            continue
+        if type(result) is PluginResult:
+            gathering.add(result)
+        else:
+            gathering.fail(wrong_type(result))
+    if gathering.errors:
+        name = plugin_name(plugin)
+        for _, failure in gathering.errors:
+            failure.plugin = failure.plugin or name
+    return gathering.finish()
+
+
+def _run_whole(plugin: DataFlarePlugin, batch: RecordBatch) -> BatchResult:
+    """A plugin that takes batches; what it raises is its own failure, not that of a record."""
+    name = plugin_name(plugin)
+    try:
+        result = plugin.process_batch(batch)  # type: ignore[attr-defined]
+    except Exception as error:
+        raise_plugin_error(error, name)
+    if not isinstance(result, BatchResult):
+        raise PluginProcessingError(
+            f"process_batch returned {type(result).__name__}, not a BatchResult", plugin=name
+        )
+    if len(result) != len(batch):
+        raise PluginProcessingError(
+            f"process_batch returned {len(result)} results for {len(batch)} records", plugin=name
+        )
+    return result
+
+
+def _run_chain(chain: Chain, batch: RecordBatch, pool: MemoryPool | None) -> BatchResult:
+    if len(chain.stages) == 1:
+        return run_batch(chain.stages[0], batch, pool)
+    status = bytearray([SKIP]) * len(batch)
+    errors: Errors = []
+    current = batch
+    # Position in the input, and the metadata given so far, of every record of `current`.
+    origin = list(range(len(batch)))
+    given: Given = [None] * len(batch)
+    for stage in chain.stages:
+        result = run_batch(stage, current, pool)
+        errors.extend((origin[index], error) for index, error in result.errors)
+        kept = []
+        for index, outcome in enumerate(result.status.tolist()):
+            if outcome != SKIP:
+                status[origin[index]] = outcome
+            if outcome in (SUCCESS, SKIP):
+                kept.append(index)
+        origin = [origin[index] for index in kept]
+        given = [
+            given[index] if new is None else new
+            for index, new in zip(kept, result._given, strict=True)
+        ]
+        current = result.output
+    errors.sort(key=operator.itemgetter(0))
+    # The last output has the other columns already: every stage passed them on.
+    return BatchResult._make(status, current, errors, given, pool)

@@ -1,0 +1,318 @@
+"""What became of a batch: a column of statuses, a batch of what goes on, and the errors."""
+
+from __future__ import annotations
+
+import operator
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from typing import NoReturn, SupportsIndex, cast, final, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from dataflare._pure.batch import RecordBatch, Value
+from dataflare._pure.pool import MemoryPool
+from dataflare._pure.record import (
+    ERROR,
+    FILTERED,
+    SKIP,
+    SUCCESS,
+    Metadata,
+    PluginResult,
+    require,
+)
+from dataflare.errors import PluginError, PluginProcessingError, drop_frames
+
+Errors = list[tuple[int, PluginError]]
+Given = list[Metadata | None]
+
+
+@final
+class BatchResult:
+    """What became of the records of one batch, in input order.
+
+    Attributes
+    ----------
+    processing_time : float
+        Seconds.
+    """
+
+    # Invariants: exactly len(output) statuses are SUCCESS or SKIP; `errors` has an entry, by rising
+    # index, for every ERROR; `_given` has the metadata of the results that `output` came from.
+
+    processing_time: float
+    _output: RecordBatch
+    _errors: Errors
+    _given: Given
+    _status: npt.NDArray[np.uint8]
+    _counts: list[int]
+
+    def __init__(self) -> None:
+        raise TypeError(
+            "results come from a plugin; an author makes one with BatchResult.from_results"
+        )
+
+    @staticmethod
+    def _make(
+        status: bytes | bytearray,
+        output: RecordBatch,
+        errors: Errors,
+        given: Given,
+        pool: MemoryPool | None,
+    ) -> BatchResult:
+        result = BatchResult.__new__(BatchResult)
+        result._output = output
+        result._errors = errors
+        result.processing_time = 0.0
+        result._given = given
+        result._status = _column(status, pool)
+        result._counts = np.bincount(result._status, minlength=4).tolist()
+        return result
+
+    @staticmethod
+    def from_results(
+        batch: RecordBatch,
+        results: Iterable[PluginResult | Exception],
+        processing_time: float = 0.0,
+    ) -> BatchResult:
+        """Make a result from one outcome per record, as the author of a `BatchPlugin` does.
+
+        Parameters
+        ----------
+        batch : RecordBatch
+            What was processed.
+        results : iterable of PluginResult or Exception
+            One for each record of `batch`, in order.
+        processing_time : float
+            Seconds it took.
+
+        Raises
+        ------
+        TypeError
+            An outcome is something else.
+        ValueError
+            There are not as many as records.
+        """
+        require(batch, RecordBatch, "batch")
+        outcomes = list(results)
+        if len(outcomes) != len(batch):
+            raise ValueError(f"{len(outcomes)} results do not fit {len(batch)} records")
+        gathering = Gathering(batch)
+        for index, outcome in enumerate(outcomes):
+            if isinstance(outcome, PluginResult):
+                gathering.add(outcome)
+            elif isinstance(outcome, Exception):
+                gathering.fail(as_plugin_error(outcome, None))
+            else:
+                raise TypeError(
+                    f"result {index} must be a PluginResult or an exception, "
+                    f"not {type(outcome).__name__}"
+                )
+        result = gathering.finish()
+        result.processing_time = processing_time
+        return result
+
+    @property
+    def output(self) -> RecordBatch:
+        """RecordBatch: What goes on: successes with their new value, skipped records as before."""
+        return self._output
+
+    @property
+    def errors(self) -> Errors:
+        """list of (int, PluginError): Input position and error of every record that failed."""
+        return self._errors
+
+    @property
+    def results(self) -> Sequence[PluginResult]:
+        """Sequence of PluginResult: The outcome of each record, made when it is asked for."""
+        return cast(Sequence[PluginResult], _Results(self))
+
+    @property
+    def status(self) -> npt.NDArray[np.uint8]:
+        """numpy.ndarray of uint8, shape (n,): 0 success, 1 filtered, 2 skip, 3 error; read-only."""
+        return self._status
+
+    @property
+    def processed_count(self) -> int:
+        """int: Records that came in."""
+        return len(self._status)
+
+    @property
+    def success_count(self) -> int:
+        """int: Records that go on with a new value."""
+        return self._counts[SUCCESS]
+
+    @property
+    def filtered_count(self) -> int:
+        """int: Records that were dropped."""
+        return self._counts[FILTERED]
+
+    @property
+    def skipped_count(self) -> int:
+        """int: Records that go on unchanged."""
+        return self._counts[SKIP]
+
+    @property
+    def error_count(self) -> int:
+        """int: Records that failed."""
+        return self._counts[ERROR]
+
+    @property
+    def throughput_per_second(self) -> float:
+        """float: Records per second of `processing_time`, 0.0 if no time was measured."""
+        return len(self) / self.processing_time if self.processing_time > 0 else 0.0
+
+    def __len__(self) -> int:
+        return len(self._status)
+
+    def __repr__(self) -> str:
+        return (
+            f"BatchResult({len(self)} records: {self.success_count} success, "
+            f"{self.filtered_count} filtered, {self.skipped_count} skipped, "
+            f"{self.error_count} failed)"
+        )
+
+    def result_at(self, index: int) -> PluginResult:
+        status = self._status[index]
+        if status == FILTERED:
+            return PluginResult.filtered()
+        if status == SKIP:
+            return PluginResult.skip()
+        if status == ERROR:
+            place = bisect_left(self.errors, index, key=operator.itemgetter(0))
+            error = self.errors[place][1]
+            return PluginResult.error(error.message, error.code)
+        place = self._places[index]
+        return PluginResult.success(self.output.value_at(place), self._given[place])
+
+    @cached_property
+    def _places(self) -> list[int]:
+        """Where the value of each record that goes on stands in the output."""
+        goes_on = (self._status == SUCCESS) | (self._status == SKIP)
+        places: list[int] = (np.cumsum(goes_on) - 1).tolist()
+        return places
+
+
+@final
+class _Results:
+    """A view of a `BatchResult` as a sequence of `PluginResult`."""
+
+    def __init__(self, result: BatchResult) -> None:
+        self._result = result
+
+    def __len__(self) -> int:
+        return len(self._result)
+
+    @overload
+    def __getitem__(self, index: SupportsIndex) -> PluginResult: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[PluginResult]: ...
+    def __getitem__(self, index: SupportsIndex | slice) -> PluginResult | list[PluginResult]:
+        length = len(self)
+        if isinstance(index, slice):
+            return [self._result.result_at(i) for i in range(*index.indices(length))]
+        i = operator.index(index)
+        if i < 0:
+            i += length
+        if not 0 <= i < length:
+            raise IndexError(f"result {index} of a batch of {length}")
+        return self._result.result_at(i)
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} results: {self._result!r}>"
+
+
+Sequence.register(_Results)
+
+
+def _column(status: bytes | bytearray, pool: MemoryPool | None) -> npt.NDArray[np.uint8]:
+    """The statuses, in memory of the pool, which gets it back when nobody looks at it any more."""
+    if pool is None:
+        return np.frombuffer(bytes(status), np.uint8)
+    column = memoryview(pool.get_buffer(len(status)))
+    column[:] = status
+    return np.frombuffer(column.toreadonly(), np.uint8)
+
+
+def as_plugin_error(error: Exception, plugin: str | None) -> PluginError:
+    """A failure as a `PluginError` with the plugin's name; its own exception stays the cause."""
+    if isinstance(error, PluginError):
+        if error.plugin is None:
+            error.plugin = plugin
+        return error
+    text = str(error)
+    wrapped = PluginProcessingError(
+        f"{type(error).__name__}: {text}" if text else type(error).__name__, plugin=plugin
+    )
+    wrapped.__cause__ = error
+    return wrapped
+
+
+def record_error(error: Exception, plugin: str | None) -> PluginError:
+    """`as_plugin_error` for one record of a batch, without the frames that lead to the batch."""
+    drop_frames(error)
+    return as_plugin_error(error, plugin)
+
+
+def raise_plugin_error(error: Exception, plugin: str | None) -> NoReturn:
+    """Raise a failure as a `PluginError`, whose cause and context stay as they are."""
+    raise as_plugin_error(error, plugin)
+
+
+def wrong_type(outcome: object) -> PluginProcessingError:
+    return PluginProcessingError(
+        f"the plugin returned {type(outcome).__name__}, not a PluginResult"
+    )
+
+
+class Gathering:
+    """Collects the outcomes of a plugin, record by record."""
+
+    def __init__(self, batch: RecordBatch, pool: MemoryPool | None = None) -> None:
+        self.batch = batch
+        self.pool = pool
+        self.status = bytearray()
+        self.values: list[Value] = []
+        self.given: Given = []
+        self.errors: Errors = []
+
+    def add(self, result: PluginResult) -> None:
+        """The next record has this outcome."""
+        if result.data is not None:
+            data = result.data
+            self.succeed(data if type(data) is bytes else bytes(data), result.metadata)
+        elif result.is_skip:
+            self.skip()
+        elif result.is_filtered:
+            self.drop()
+        else:
+            self.fail(PluginProcessingError(str(result.message), code=result.code))
+
+    def succeed(self, data: bytes, metadata: Metadata | None = None) -> None:
+        self.values.append(data)
+        self.given.append(metadata)
+        self.status.append(SUCCESS)
+
+    def skip(self) -> None:
+        self.values.append(self.batch._values[len(self.status)])
+        self.given.append(None)
+        self.status.append(SKIP)
+
+    def drop(self) -> None:
+        self.status.append(FILTERED)
+
+    def fail(self, error: PluginError) -> None:
+        self.errors.append((len(self.status), error))
+        self.status.append(ERROR)
+
+    def finish(self) -> BatchResult:
+        """The result; every record must have been decided."""
+        kept = [i for i, status in enumerate(self.status) if status in (SUCCESS, SKIP)]
+        output = self.batch.carry(tuple(self.values), kept)
+        if any(metadata is not None for metadata in self.given):
+            before = output._metadata or (None,) * len(output)
+            output._metadata = tuple(
+                old if new is None else new for old, new in zip(before, self.given, strict=True)
+            )
+        return BatchResult._make(self.status, output, self.errors, self.given, self.pool)

@@ -1,0 +1,144 @@
+"""One plugin in service: runs it, one call at a time, measures it and keeps its state true."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from dataflare._pure.batch import RecordBatch
+from dataflare._pure.counters import PluginCounters
+from dataflare._pure.loop import run_batch, run_record
+from dataflare._pure.plugin import DataFlarePlugin, plugin_name, set_state
+from dataflare._pure.pool import MemoryPool
+from dataflare._pure.record import PluginRecord, PluginResult, require
+from dataflare._pure.result import BatchResult
+from dataflare.errors import PluginDisabledError, PluginProcessingError, RunnerStoppedError
+from dataflare.types import PluginState
+
+
+class PluginRunner:
+    """Runs a plugin for a manager.
+
+    Parameters
+    ----------
+    plugin : DataFlarePlugin
+        Initialised.
+    pool : MemoryPool
+        Where output is written.
+    counters : PluginCounters, optional
+        Those of the plugin that this one replaces.
+
+    Notes
+    -----
+    Calls from several threads wait for each other; a plugin that calls itself through its manager
+    does not wait for itself.
+    """
+
+    def __init__(
+        self, plugin: DataFlarePlugin, pool: MemoryPool, counters: PluginCounters | None = None
+    ) -> None:
+        self.plugin = plugin
+        self.counters = PluginCounters() if counters is None else counters
+        self.enabled = True
+        self._pool = pool
+        self._lock = threading.RLock()
+        self._depth = 0
+        self._stopped = False
+
+    def process_record(self, record: PluginRecord) -> PluginResult:
+        """Run the plugin on one record.
+
+        Raises
+        ------
+        PluginError
+            The record failed.
+        """
+        require(record, PluginRecord, "record")
+        with self._running():
+            started = time.perf_counter_ns()
+            result = None
+            try:
+                result = run_record(self.plugin, record)
+                if result.is_error:
+                    raise PluginProcessingError(
+                        str(result.message), plugin=plugin_name(self.plugin), code=result.code
+                    )
+                return result
+            finally:
+                self._count_record(record, result, time.perf_counter_ns() - started)
+
+    def _count_record(
+        self, record: PluginRecord, result: PluginResult | None, elapsed_ns: int
+    ) -> None:
+        size_in = size_out = len(record.value)
+        success = filtered = skipped = 0
+        if result is None or result.is_error:
+            size_out = 0
+        elif result.is_success:
+            success, size_out = 1, len(result.data or b"")
+        elif result.is_filtered:
+            filtered, size_out = 1, 0
+        else:
+            skipped = 1
+        failed = 1 - success - filtered - skipped
+        self.counters.observe(1, success, filtered, skipped, failed, size_in, size_out, elapsed_ns)
+
+    def process_batch(self, batch: RecordBatch) -> BatchResult:
+        """Run the plugin on a batch.
+
+        Returns
+        -------
+        BatchResult
+
+        Raises
+        ------
+        PluginError
+            A plugin that takes whole batches failed; all records count as failed.
+        """
+        require(batch, RecordBatch, "batch")
+        with self._running():
+            started = time.perf_counter_ns()
+            try:
+                result = run_batch(self.plugin, batch, self._pool)
+            except BaseException:
+                elapsed = time.perf_counter_ns() - started
+                self.counters.observe(len(batch), 0, 0, 0, len(batch), batch.nbytes, 0, elapsed)
+                raise
+            elapsed = time.perf_counter_ns() - started
+            result.processing_time = elapsed / 1e9
+            self.counters.observe(
+                len(batch),
+                result.success_count,
+                result.filtered_count,
+                result.skipped_count,
+                result.error_count,
+                batch.nbytes,
+                result.output.nbytes,
+                elapsed,
+            )
+            return result
+
+    def stop(self) -> None:
+        """Take the plugin out of service, once no call is running; what it was doing it ends."""
+        with self._lock:
+            self._stopped = True
+
+    @contextmanager
+    def _running(self) -> Iterator[None]:
+        with self._lock:
+            if self._stopped:
+                raise RunnerStoppedError(
+                    "the plugin is not in service any more", plugin=plugin_name(self.plugin)
+                )
+            if not self.enabled:
+                raise PluginDisabledError("the plugin is disabled", plugin=plugin_name(self.plugin))
+            self._depth += 1
+            set_state(self.plugin, PluginState.RUNNING)
+            try:
+                yield
+            finally:
+                self._depth -= 1
+                if self._depth == 0 and self.plugin.get_state() is PluginState.RUNNING:
+                    set_state(self.plugin, PluginState.READY)

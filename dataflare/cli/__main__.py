@@ -1,0 +1,5 @@
+"""``python -m dataflare.cli``."""
+
+from dataflare.cli import main
+
+main()

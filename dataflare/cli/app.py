@@ -1,0 +1,171 @@
+"""The commands and their options."""
+
+from __future__ import annotations
+
+import enum
+import platform
+from typing import Annotated
+
+import typer
+
+import dataflare
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    name="dataflare",
+    help="Run records through plugins, at columnar speed.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+class Format(enum.StrEnum):
+    """What a line is."""
+
+    LINES = "lines"
+    JSONL = "jsonl"
+
+
+class Stats(enum.StrEnum):
+    """How the summary is printed."""
+
+    TABLE = "table"
+    JSON = "json"
+    NONE = "none"
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"dataflare {dataflare.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Run records through plugins, at columnar speed."""
+
+
+@app.command(no_args_is_help=True)
+def run(
+    plugins: Annotated[
+        list[str],
+        typer.Option(
+            "--plugin",
+            "-p",
+            metavar="PLUGIN",
+            help="What happens to every line; several run one after the other. One of the library "
+            "('dataflare plugins' lists them), module:attribute, or file.py:attribute.",
+        ),
+    ],
+    inputs: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="INPUT", help="Files to read; standard input if there is none, or for -."
+        ),
+    ] = None,
+    output: Annotated[
+        str,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="Where to write; the file appears when it is complete.",
+            show_default="standard output",
+        ),
+    ] = "-",
+    line_format: Annotated[
+        Format,
+        typer.Option("--format", help="With jsonl, a line that is not JSON is a failed record."),
+    ] = Format.LINES,
+    errors: Annotated[
+        str,
+        typer.Option(
+            metavar="collect|stop|FILE",
+            help="What becomes of records that fail: they are counted and the first ones shown, "
+            "the run stops at the first, or each is described in FILE by a line of JSON.",
+        ),
+    ] = "collect",
+    fail_on_error: Annotated[
+        bool,
+        typer.Option("--fail-on-error", help="Exit with status 1 if any record failed."),
+    ] = False,
+    stats: Annotated[
+        Stats, typer.Option(help="How to print the summary to standard error.")
+    ] = Stats.TABLE,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show where in the program an error comes from.")
+    ] = False,
+) -> None:
+    """Run the lines of files through plugins.
+
+    A line is a record, without its line end; what comes out is written with the line ends of its
+    input. A record that fails is left out, and all others go on. A value with line ends in it takes
+    several lines.
+
+    The arguments of a plugin follow its name and a colon: contains:ERROR, replace:old:new. The last
+    argument may contain colons; in one before it, write \\: for a colon. Options stand before the
+    first colon: regex,group=1:id=(\\d+).
+
+    Ctrl-C ends the run when the batch at work is written; press it twice not to wait.
+
+    Exit status: 0 when the run is complete; 1 if it broke off, or if records failed and --errors
+    stop or --fail-on-error asks for it; 2 if it could not begin; 130 after Ctrl-C; 141 when the
+    reader of the output went away.
+    """
+    from dataflare.cli.run import Options
+    from dataflare.cli.run import run as run_job
+
+    options = Options(
+        plugins=plugins,
+        inputs=inputs or [],
+        output=output,
+        errors=errors,
+        jsonl=line_format is Format.JSONL,
+        fail_on_error=fail_on_error,
+        stats=stats.value,
+        debug=debug,
+    )
+    raise typer.Exit(run_job(options))
+
+
+@app.command()
+def plugins() -> None:
+    """List the plugins of the library."""
+    from dataflare.cli import show
+    from dataflare.cli.specs import BUILTINS
+
+    show.table(
+        ("plugin", "what it does"),
+        [(builtin.form, builtin.description) for builtin in BUILTINS.values()],
+    )
+
+
+@app.command()
+def info() -> None:
+    """Show versions, the backend and what the processor offers."""
+    import numpy as np
+
+    from dataflare._backend import simd_level, simd_levels
+    from dataflare.cli import show
+
+    show.pairs(
+        [
+            ("dataflare", dataflare.__version__),
+            ("Python", f"{platform.python_implementation()} {platform.python_version()}"),
+            ("NumPy", np.__version__),
+            ("platform", platform.platform()),
+            ("backend", dataflare.backend),
+            ("SIMD in use", simd_level() or "none"),
+            ("SIMD available", ", ".join(simd_levels()) or "none"),
+        ]
+    )

@@ -1,0 +1,183 @@
+"""``dataflare run``: lines through a chain of plugins."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from dataflare._backend import BatchResult, Chain, filter_plugin
+from dataflare.cli import show
+from dataflare.cli.failures import failures
+from dataflare.cli.interrupts import Interrupts
+from dataflare.cli.specs import load_plugin
+from dataflare.cli.tally import Tally
+from dataflare.errors import PluginConfigurationError, PluginError, PluginSerializationError
+from dataflare.files import STANDARD, InputFile, LineBlock, OutputFile
+from dataflare.manager import PluginManager
+
+__all__ = ["Options", "run"]
+
+DONE, FAILED, UNUSABLE, INTERRUPTED, PIPE_CLOSED = 0, 1, 2, 130, 141  # exit statuses
+COLLECT, STOP = "collect", "stop"
+BATCH_SECONDS = 0.05
+FILTERED = 1  # in BatchResult.status
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What the command line says."""
+
+    plugins: list[str]
+    inputs: list[str]
+    output: str
+    errors: str
+    jsonl: bool
+    fail_on_error: bool
+    stats: str
+    debug: bool
+
+
+class StoppedError(PluginError):
+    """A record failed, and the run was to stop there."""
+
+
+def run(options: Options) -> int:
+    """Run the command; returns its exit status."""
+    try:
+        job = Job(options)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except Exception as error:
+        if options.debug:
+            raise
+        show.problem(show.sentence(error))
+        return UNUSABLE
+    status, problem = DONE, None
+    try:
+        job.run()
+    except KeyboardInterrupt:
+        status, problem = INTERRUPTED, "interrupted"
+    except BrokenPipeError:
+        for kept in job.kept():
+            show.problem(kept)
+        return PIPE_CLOSED
+    except Exception as error:
+        if options.debug:
+            raise
+        status, problem = FAILED, show.sentence(error)
+    show.summary(job.tally, options.stats)
+    if problem is not None:
+        show.problem("; ".join((problem, *job.kept())))
+    elif options.fail_on_error and job.tally.failed:
+        status = FAILED
+    return status
+
+
+@filter_plugin(name="jsonl")
+def is_json(value: bytes) -> bool:
+    """Fails unless the value is a JSON text."""
+    import msgspec
+
+    try:
+        value.decode()  # msgspec does not look at the text of what it skips
+        msgspec.json.decode(value, type=msgspec.Raw)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise PluginSerializationError(f"the line is not JSON: {error}") from error
+    return True
+
+
+class Job:
+    """One run over all inputs.
+
+    Raises
+    ------
+    PluginError, OSError
+        Something cannot be used; nothing was begun.
+    """
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self._interrupts = Interrupts()
+        self._batch_size = 1
+        self._name = " | ".join(options.plugins)
+        self._inputs = [InputFile(path) for path in options.inputs or [STANDARD]]
+        plugins = [load_plugin(spec) for spec in options.plugins]
+        with ExitStack() as stack:
+            self._manager = stack.enter_context(PluginManager())
+            self._manager.register_plugin(self._name, Chain(*[is_json] * options.jsonl, *plugins))
+            self._output = stack.enter_context(OutputFile(options.output))
+            self._letters = None
+            if options.errors not in (COLLECT, STOP):
+                self._letters = stack.enter_context(OutputFile(options.errors))
+            self._check_outputs()
+            self._opened = stack.pop_all()
+        self.tally = Tally()
+
+    def _check_outputs(self) -> None:
+        for output in self._outputs():
+            for source in self._inputs:
+                if output.is_file(source.status):
+                    raise PluginConfigurationError(f"{output.name} is both input and output")
+        if self._letters and self._letters.target and self._letters.target == self._output.target:
+            raise PluginConfigurationError(f"{self._output.name} is given as -o and as --errors")
+
+    def _outputs(self) -> list[OutputFile]:
+        return [self._output] if self._letters is None else [self._output, self._letters]
+
+    def kept(self) -> list[str]:
+        """Where incomplete outputs are, as parts of a sentence."""
+        return [
+            f"what was written of {output.name} is in {output.kept}"
+            for output in self._outputs()
+            if output.kept
+        ]
+
+    def run(self) -> None:
+        """Process every input; the outputs are complete, or kept, afterwards."""
+        sizes = [source.size for source in self._inputs]
+        total = None if None in sizes else sum(size or 0 for size in sizes)
+        shown = sys.stderr.isatty() and not self._output.is_terminal()
+        with self._interrupts.watched(), self._opened, show.progress(total, shown) as update:
+            try:
+                for source in self._inputs:
+                    for block in source.blocks(self._manager.pool):
+                        self._block(source.name, block, update)
+            finally:
+                self.tally.finish(self._output.size, self._manager.get_metrics(self._name))
+        self.tally.complete = True
+
+    def _block(self, name: str, block: LineBlock, update: Callable[[Tally], None]) -> None:
+        """Process a block in batches that take no longer than Ctrl-C may wait."""
+        begin, length = self.tally.bytes_in, len(block.batch)
+        start = 0
+        while start < length:
+            batch = block.batch[start : start + self._batch_size]
+            with self._interrupts.held():
+                result = self._manager.process_batch(self._name, batch)
+                self._write(name, block, start, result)
+                start += len(batch)
+                self.tally.bytes_in = begin + len(block.memory) * start // length
+            if result.processing_time > BATCH_SECONDS:
+                self._batch_size = max(1, len(batch) // 2)
+            elif result.processing_time < BATCH_SECONDS / 8:
+                self._batch_size = max(self._batch_size, 8 * len(batch))
+            update(self.tally)
+
+    def _write(self, name: str, block: LineBlock, start: int, result: BatchResult) -> None:
+        """Write what goes on and report what failed, up to the first failure if that stops."""
+        output, filtered = result.output, result.filtered_count
+        stop = self.options.errors == STOP
+        if result.errors and stop:
+            before = result.errors[0][0]
+            filtered = int((result.status[:before] == FILTERED).sum())
+            output = output[: before - filtered]
+        self._output.write(output.to_lines(block.newline))
+        self.tally.add(len(output), filtered)
+        for failure in failures(name, block, start, result):
+            self.tally.add_failure(failure)
+            if self._letters is not None:
+                self._letters.write(failure.letter())
+            if stop:
+                raise StoppedError(f"stopped at {failure}")

@@ -1,0 +1,136 @@
+"""Everything that is printed.
+
+rich is imported where it is used: loading it takes as long as a run over a hundred megabytes. So
+the summary, which every run prints, does without it.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+
+from dataflare.cli.tally import Tally
+from dataflare.errors import PluginError
+
+__all__ = ["pairs", "problem", "progress", "sentence", "summary", "table"]
+
+_UNITS = ("B", "kB", "MB", "GB", "TB")
+
+
+def problem(text: str) -> None:
+    """Say in one sentence what went wrong."""
+    print(f"dataflare: {text}", file=sys.stderr)
+
+
+def sentence(error: Exception) -> str:
+    """What an exception says."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if isinstance(error, MemoryError):
+        return "there is not enough memory"
+    if isinstance(error, PluginError):
+        known = error.plugin is None or error.plugin in str(error)
+        return str(error) if known else f"{error.plugin}: {error}"
+    return f"{type(error).__name__}: {error}"
+
+
+def table(heads: Iterable[str], rows: Iterable[tuple[str, ...]]) -> None:
+    """Print a table whose last column may wrap."""
+    from rich.console import Console
+    from rich.table import Column, Table
+    from rich.text import Text
+
+    *names, last = heads
+    grid = Table(*[Column(name, no_wrap=True) for name in names], last, box=None, pad_edge=False)
+    for row in rows:
+        grid.add_row(*map(Text, row))
+    Console().print(grid)
+
+
+def pairs(rows: Iterable[tuple[str, str]]) -> None:
+    """Print names and values."""
+    for name, value in rows:
+        print(f"{name:14}  {value}")
+
+
+def summary(tally: Tally, form: str) -> None:
+    """Print what a run did to standard error, as ``"table"``, ``"json"`` or not at all."""
+    if form == "json":
+        print(json.dumps(tally.as_dict()), file=sys.stderr)
+    elif form == "table":
+        for name, value in _summary_rows(tally):
+            print(f"{name:11}{value:>22}", file=sys.stderr)
+        for failure in tally.first_failures:
+            print(f"failed: {failure}", file=sys.stderr)
+        if tally.failed > len(tally.first_failures):
+            print(f"and {tally.failed - len(tally.first_failures):,} more", file=sys.stderr)
+
+
+def _summary_rows(tally: Tally) -> list[tuple[str, str]]:
+    latency = tally.metrics
+    rows = [
+        ("records in", f"{tally.records_in:,}"),
+        ("records out", f"{tally.records_out:,}"),
+        ("filtered", f"{tally.filtered:,}"),
+        ("failed", f"{tally.failed:,}"),
+        ("read", _bytes(tally.bytes_in)),
+        ("written", _bytes(tally.bytes_out)),
+        ("time", _time(tally.seconds)),
+        ("rate", f"{tally.rate(tally.records_in):,.0f} records/s"),
+        ("", f"{_bytes(tally.rate(tally.bytes_in))}/s"),
+    ]
+    if latency is not None:
+        rows.append(("batch p50", _time(latency.p50_batch_latency)))
+        rows.append(("batch p99", _time(latency.p99_batch_latency)))
+    return rows
+
+
+def _bytes(count: float) -> str:
+    unit = 0
+    while count >= 999.5 and unit < len(_UNITS) - 1:
+        count /= 1000
+        unit += 1
+    return f"{count:.3g} {_UNITS[unit]}"
+
+
+def _time(seconds: float) -> str:
+    for unit, size in (("s", 1.0), ("ms", 1e-3)):
+        if seconds >= size:
+            return f"{seconds / size:.3g} {unit}" if seconds < 1000 else f"{seconds:,.0f} s"
+    return f"{seconds / 1e-6:.3g} µs"
+
+
+@contextmanager
+def progress(total: int | None, shown: bool) -> Iterator[Callable[[Tally], None]]:
+    """A bar on standard error.
+
+    Parameters
+    ----------
+    total : int or None
+        Bytes that will be read, if that is known.
+    shown : bool
+
+    Returns
+    -------
+    context manager of a function
+        That moves the bar.
+    """
+    if not shown:
+        yield lambda tally: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    bar = Progress(
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TextColumn("{task.fields[records]:,} records"),
+        console=Console(stderr=True),
+        transient=True,
+    )
+    with bar:
+        task = bar.add_task("", total=total, records=0)
+        yield lambda tally: bar.update(task, completed=tally.bytes_in, records=tally.records_in)

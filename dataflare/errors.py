@@ -1,0 +1,117 @@
+"""Every exception of the library. Each message is one sentence that says what went wrong."""
+
+from __future__ import annotations
+
+__all__ = [
+    "CircuitOpenError",
+    "DuplicatePluginError",
+    "IncompatiblePluginError",
+    "PluginConfigurationError",
+    "PluginDisabledError",
+    "PluginError",
+    "PluginInitializationError",
+    "PluginMemoryError",
+    "PluginProcessingError",
+    "PluginSerializationError",
+    "PluginTimeoutError",
+    "UnknownPluginError",
+]
+
+
+class PluginError(Exception):
+    """Base class of all errors of the library.
+
+    Parameters
+    ----------
+    message : str
+        One sentence.
+    plugin : str, optional
+        Name of the plugin that failed.
+    code : int or str, optional
+        The plugin's own code of the failure.
+
+    Notes
+    -----
+    An exception that a plugin raised itself is the ``__cause__``.
+    """
+
+    def __init__(
+        self, message: str, *, plugin: str | None = None, code: int | str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.plugin = plugin
+        self.code = code
+
+    def __str__(self) -> str:
+        return self.message  # KeyError, which one subclass is too, would show its repr
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.message,), {"plugin": self.plugin, "code": self.code}
+
+
+class PluginInitializationError(PluginError):
+    """A plugin could not be made ready."""
+
+
+class PluginConfigurationError(PluginError, ValueError):
+    """A plugin was set up with something that cannot work."""
+
+
+class PluginProcessingError(PluginError):
+    """A plugin failed at a record."""
+
+
+class PluginSerializationError(PluginError):
+    """Data could not be read or written in the form it was said to have."""
+
+
+class PluginTimeoutError(PluginError, TimeoutError):
+    """A plugin took longer than it may."""
+
+
+class PluginMemoryError(PluginError, BufferError):
+    """A buffer of a memory pool was used in a way that is not allowed."""
+
+
+class UnknownPluginError(PluginError, KeyError):
+    """No plugin of that name is registered."""
+
+
+class DuplicatePluginError(PluginError):
+    """A plugin of that name is registered already."""
+
+
+class IncompatiblePluginError(PluginError):
+    """A plugin was made for another version of the library."""
+
+
+class PluginDisabledError(PluginError):
+    """The plugin was disabled by its manager."""
+
+
+class CircuitOpenError(PluginError):
+    """The plugin failed too often and is not called for a while."""
+
+
+class RunnerStoppedError(PluginError):
+    """The plugin was taken out of service; its manager looks for the one that replaced it."""
+
+
+def drop_frames(error: BaseException) -> None:
+    """Keep of an exception's traceback only the place, as a note.
+
+    The frames of a traceback lead to those of all callers, and would keep the whole batch alive as
+    long as the error of one of its records.
+    """
+    raised: BaseException | None = error
+    while raised is not None and raised.__traceback__ is not None:
+        trace = raised.__traceback__
+        while trace.tb_next is not None:
+            trace = trace.tb_next
+        code = trace.tb_frame.f_code
+        note = f"raised in {code.co_qualname}, {code.co_filename}, line {trace.tb_lineno}"
+        if note not in getattr(raised, "__notes__", ()):  # raised before: it may be a constant
+            raised.add_note(note)
+        raised.__traceback__ = None
+        raised = raised.__cause__ or raised.__context__

@@ -1,0 +1,114 @@
+# cython: language_level=3
+# Native plugins that do what a plugin must not do, and some for the lesser-used parts of the API.
+from libc.string cimport memset
+
+from dataflare cimport (
+    ERROR, FILTERED, SKIP, SUCCESS, Batch, Emitter, NativePlugin, Output, Record, View, commit,
+    drop, emit, fail, forward, pass_on, put, reserve
+)
+
+__all__ = ["BatchHook", "Nothing", "Odd", "Repeat", "ShowRecord"]
+
+
+cdef class Nothing(NativePlugin):
+    """Defines no c_process."""
+
+
+cdef class Odd(NativePlugin):
+    """The first byte of a record says which rule is broken."""
+
+    cdef int c_process(self, const Record *record, Emitter *out) except? -1 nogil:
+        cdef char what = record.value.data[0] if record.value.size else c'.'
+        if what == c'u':
+            return 42
+        if what == c'm':
+            return -1
+        if what == c's':
+            return SUCCESS
+        if what == c'c':
+            return commit(out, 5)
+        if what == c'n':
+            reserve(out, 3)
+            return commit(out, -1)
+        if what == c'r':
+            reserve(out, -7)
+            return SUCCESS
+        if what == c'h':
+            reserve(out, <Py_ssize_t>1 << 60)
+            return SUCCESS
+        if what == c'f':
+            return forward(out, record, 1, record.value.size)
+        if what == c'g':
+            return forward(out, record, -1, 1)
+        if what == c'e':
+            return ERROR
+        if what == c'x':
+            return fail(out, -3, "a reason")
+        if what == c'p':
+            with gil:
+                raise LookupError("raised")
+        if what == c'k':
+            with gil:
+                raise KeyboardInterrupt
+        if what == c'd':
+            return FILTERED
+        return SKIP
+
+
+cdef class Repeat(NativePlugin):
+    """Emits the record's last byte as often as its decimal number says."""
+
+    cdef int c_process(self, const Record *record, Emitter *out) except? -1 nogil:
+        cdef Py_ssize_t i, count = 0
+        cdef char *target
+        for i in range(record.value.size - 1):
+            count = count * 10 + record.value.data[i] - c'0'
+        target = reserve(out, count)
+        memset(target, record.value.data[record.value.size - 1], count)
+        return commit(out, count)
+
+
+cdef class ShowRecord(NativePlugin):
+    """Emits key, timestamp, partition and offset as text."""
+
+    cdef int c_process(self, const Record *record, Emitter *out) except? -1 nogil:
+        with gil:
+            key = None if record.key.data == NULL else record.key.data[:record.key.size]
+            text = repr((key, record.timestamp, record.partition, record.offset)).encode()
+            return emit(out, text, len(text))
+
+
+cdef class BatchHook(NativePlugin):
+    """Takes whole batches; `mode` says how well."""
+    cdef str mode
+    cdef int how
+
+    def __init__(self, mode):
+        self.mode = mode
+        self.how = ["good", "short", "long", "raise"].index(mode)
+
+    cdef int c_process(self, const Record *record, Emitter *out) except? -1 nogil:
+        return SKIP
+
+    cdef int c_process_batch(self, const Batch *batch, Output *out) except? -1 nogil:
+        cdef Py_ssize_t i
+        cdef View view
+        if self.how == 2:
+            for _ in range(batch.length + 1000):
+                pass_on(out, batch)
+            drop(out, 1000)
+            return 0
+        while out.position < batch.length - (self.how == 1):
+            i = out.position
+            if self.how == 3 and i % 2 == 1:
+                with gil:
+                    raise ValueError(f"at {i}")
+            if i % 3 == 0:
+                drop(out, 1)
+            elif i % 3 == 1:
+                pass_on(out, batch)
+            else:
+                emit(&out.emitter, "new", 3)
+                view = out.emitter.value
+                put(out, view)
+        return 0

@@ -1,0 +1,229 @@
+"""Native plugins of others: built against the installed package, used, and refused."""
+
+import importlib
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import dataflare
+from dataflare.plugins import Chain, Contains, Upper
+
+HERE = Path(__file__).parent
+EXAMPLE = HERE.parents[1] / "examples" / "cython_plugin"
+
+
+def build(project: Path, target: Path, path: Path | None = None) -> subprocess.CompletedProcess:
+    """Install a project as its README says, but for the place."""
+    command = [sys.executable, "-m", "pip", "install", "--no-build-isolation", "--no-deps",
+               "--no-index", "--target", str(target), str(project)]  # fmt: skip
+    # The build tools stand beside this Python, which need not be on the path.
+    tools = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    env = {**os.environ, "PATH": tools}
+    if path is not None:
+        env["PYTHONPATH"] = str(path)
+    return subprocess.run(command, capture_output=True, text=True, env=env, check=False)
+
+
+def import_from(folder: Path, name: str) -> object:
+    """Import a package from a folder."""
+    sys.path.insert(0, str(folder))
+    try:
+        return importlib.import_module(name)
+    finally:
+        sys.path.remove(str(folder))
+
+
+@pytest.fixture(scope="module")
+def logfields(tmp_path_factory):
+    """The example package, built."""
+    target = tmp_path_factory.mktemp("logfields")
+    done = build(EXAMPLE, target)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return import_from(target, "logfields")
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory):
+    """The plugins of hostile.pyx, built like the example."""
+    project = tmp_path_factory.mktemp("project")
+    package = project / "hostile"
+    package.mkdir()
+    for name in ("meson.build", "pyproject.toml"):
+        text = (EXAMPLE / name).read_text().replace("logfields", "hostile")
+        (project / name).write_text(text)
+    shutil.copy(HERE / "hostile.pyx", package / "words.pyx")
+    (package / "__init__.py").write_text("from hostile.words import *\n")
+    target = tmp_path_factory.mktemp("hostile")
+    done = build(project, target)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return import_from(target, "hostile")
+
+
+@pytest.fixture
+def manager():
+    """A manager, closed after the test."""
+    with dataflare.PluginManager() as manager:
+        yield manager
+
+
+def run(manager, plugin, values):
+    """Run a plugin once over some values."""
+    manager.register_plugin("plugin", plugin)
+    return manager.process_batch("plugin", values)
+
+
+def test_example_forwards(manager, logfields):
+    """The example's Word extracts, and fails where there is none."""
+    result = run(manager, logfields.Word(1), [b"GET /index 200", b"PUT /cart 201", b"x"])
+    assert result.output.to_pylist() == [b"/index", b"/cart"]
+    [(index, error)] = result.errors
+    assert (index, str(error), error.code, error.plugin) == (
+        2, "the line has too few words", 1, "Word")  # fmt: skip
+
+
+def test_example_in_a_fused_chain(manager, logfields):
+    """Plugins of the example and of the library run as one stage."""
+    chain = Chain(logfields.Prefix(b">> "), Contains("cart"), logfields.Word(2), Upper())
+    assert len(chain.stages) == 1
+    result = run(manager, chain, [b"GET /index 200", b"PUT /cart 201", b"cart"])
+    assert result.output.to_pylist() == [b"/CART"]
+    assert [(i, e.plugin) for i, e in result.errors] == [(2, "Word")]
+
+
+def test_single_record(manager, logfields):
+    """A native plugin processes a single record too."""
+    manager.register_plugin("prefix", logfields.Prefix(b"-"))
+    record = dataflare.PluginRecord(b"x" * 100_000)
+    assert manager.process_record("prefix", record).data == b"-" + b"x" * 100_000
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (b"u", "the plugin returned the unknown status 42"),
+        (b"m", "the plugin returned the unknown status -1"),
+        (b"s", "the plugin returned SUCCESS without committing a value"),
+        (b"c", "the plugin committed a size that it had not reserved"),
+        (b"n", "the plugin committed a size that it had not reserved"),
+        (b"r", "MemoryError: no room for -7 bytes of output"),
+        (b"h", f"MemoryError: no room for {1 << 60} bytes of output"),
+        (b"f", "the plugin forwarded bytes that are not in the record"),
+        (b"g", "the plugin forwarded bytes that are not in the record"),
+        (b"e", "the plugin gave no reason"),
+        (b"x", "a reason"),
+        (b"p", "LookupError: raised"),
+    ],
+)
+@pytest.mark.parametrize("fused", [False, True])
+def test_nonsense_is_the_records_error(manager, hostile, value, message, fused):
+    """What a plugin must not do fails its record, with a sentence; the others go on."""
+    plugin = Chain(hostile.Odd(), Upper()) if fused else hostile.Odd()
+    result = run(manager, plugin, [b"a", value, b"d", value, b"b"])
+    assert [(i, str(e), e.plugin) for i, e in result.errors] == [
+        (1, message, "Odd"), (3, message, "Odd")]  # fmt: skip
+    assert result.output.to_pylist() == ([b"A", b"B"] if fused else [b"a", b"b"])
+    with pytest.raises(dataflare.PluginError, match=message.replace("(", r"\(")):
+        manager.process_record("plugin", dataflare.PluginRecord(value))
+
+
+def test_keyboard_interrupt_is_no_records_error(manager, hostile):
+    """What is no Exception stops the batch."""
+    with pytest.raises(KeyboardInterrupt):
+        run(manager, hostile.Odd(), [b"a", b"k"])
+    assert manager.get_plugin("plugin").get_state() is dataflare.PluginState.READY
+    assert manager.get_memory_pool_stats().in_use == 0
+
+
+def test_undefined_c_process(manager, hostile):
+    """A plugin without c_process fails every record."""
+    result = run(manager, hostile.Nothing(), [b"a"])
+    assert str(result.errors[0][1]) == "the plugin does not define c_process"
+
+
+def test_output_grows_over_pool_buffers(manager, hostile):
+    """Values of any size, larger than the largest slab too, come out whole."""
+    sizes = [0, 1, 300, 5_000, 70_000, 2_000_000, 5_000_000, 10, 9_000_000, 3]
+    result = run(manager, hostile.Repeat(), [b"%dx" % size for size in sizes])
+    assert [len(value) for value in result.output.to_pylist()] == sizes
+    assert all(set(value) <= {ord("x")} for value in result.output.to_pylist())
+    assert manager.get_memory_pool_stats().in_use > 0
+    del result
+    assert manager.get_memory_pool_stats().in_use == 0
+
+
+def test_chain_compacts_large_intermediate_values(manager, hostile):
+    """Every stage of a fused chain may need a block of its own."""
+    chain = Chain(hostile.Repeat(), Upper(), Upper(), Contains("X"))
+    sizes = [3, 5_000_000, 100_000, 7, 6_000_000]
+    result = run(manager, chain, [b"%dx" % size for size in sizes])
+    assert [len(value) for value in result.output.to_pylist()] == sizes
+    assert all(set(value) == {ord("X")} for value in result.output.to_pylist())
+
+
+def test_record_fields_reach_the_plugin(manager, hostile):
+    """Key and numbers of each record are what the batch has."""
+    batch = dataflare.RecordBatch.from_values(
+        [b"a", b"b"], [b"k", None], timestamps=[1, 2], partitions=[3, 4], offsets=[5, 6]
+    )
+    want = [b"(b'k', 1, 3, 5)", b"(None, 2, 4, 6)"]
+    for plugin in (hostile.ShowRecord(), Chain(hostile.ShowRecord(), Contains("("))):
+        assert dataflare._backend.run_batch(plugin, batch).output.to_pylist() == want
+    single = hostile.ShowRecord().process(batch[0])
+    assert single.data == want[0]
+
+
+def test_batch_hook(manager, hostile):
+    """A batch hook decides every record in order."""
+    result = run(manager, hostile.BatchHook("good"), [b"%d" % i for i in range(7)])
+    assert result.status.tolist() == [1, 2, 0, 1, 2, 0, 1]
+    assert result.output.to_pylist() == [b"1", b"new", b"4", b"new"]
+
+
+def test_batch_hook_that_stops_early(manager, hostile):
+    """Records that a batch hook leaves out are failures."""
+    result = run(manager, hostile.BatchHook("short"), [b"a", b"b", b"c"])
+    assert [(i, str(e)) for i, e in result.errors] == [
+        (2, "the plugin left the record undecided")]  # fmt: skip
+
+
+def test_batch_hook_that_goes_on_too_long(manager, hostile):
+    """A batch hook cannot write behind the end."""
+    result = run(manager, hostile.BatchHook("long"), [b"a", b"b"])
+    assert result.output.to_pylist() == [b"a", b"b"]
+
+
+def test_batch_hook_that_raises(manager, hostile):
+    """An exception is the failure of the record at which the hook stood."""
+    result = run(manager, hostile.BatchHook("raise"), [b"a", b"b", b"c", b"d"])
+    assert [(i, str(e)) for i, e in result.errors] == [
+        (1, "ValueError: at 1"), (3, "ValueError: at 3")]  # fmt: skip
+    assert result.output.to_pylist() == [b"new"]
+
+
+def test_plugin_of_another_abi_is_refused(tmp_path):
+    """A plugin built against another native ABI is refused with a sentence, before any call."""
+    package = Path(dataflare.__file__).parent
+    other = tmp_path / "other" / "dataflare"
+    shutil.copytree(package, other)
+    for name in ("__init__.pxd", "_compiled/plugin.pxd"):
+        text = (other / name).read_text().replace("NativePluginABI1", "NativePluginABI7")
+        (other / name).write_text(text)
+    target = tmp_path / "target"
+    done = build(EXAMPLE, target, other.parent)
+    assert done.returncode == 0, done.stdout + done.stderr
+    code = (
+        f"import sys, dataflare; sys.path.insert(0, {str(target)!r})\n"
+        "dataflare.PluginManager().register_plugin('w', 'logfields:Word')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path
+    )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].endswith(
+        "the plugin was built for DataFlare's native ABI 7, this DataFlare has ABI 1: "
+        "build the plugin again with the DataFlare it runs with"
+    )

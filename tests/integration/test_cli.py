@@ -1,0 +1,857 @@
+"""The command line as a process of its own, on both backends."""
+
+import base64
+import ctypes
+import hashlib
+import json
+import os
+import pty
+import re
+import resource
+import signal
+import subprocess
+import sys
+import sysconfig
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+COMMAND = [sys.executable, "-m", "dataflare.cli"]
+PLUGINS = """
+import os, time
+import dataflare
+
+@dataflare.map_plugin
+def double(value):
+    return value * 2
+
+@dataflare.map_plugin
+def no_b(value):
+    if b"b" in value:
+        raise ValueError("there is a b")
+    return value
+
+@dataflare.map_plugin
+def slow(value):
+    time.sleep(0.02)
+    with open("seen", "ab") as seen:
+        seen.write(value + b"\\n")
+    return value
+
+@dataflare.map_plugin
+def hanging(value):
+    open("hanging", "wb").close()
+    time.sleep(60)
+
+class Coded(dataflare.DataFlarePlugin):
+    def process(self, record):
+        return dataflare.PluginResult.error("never", code=7)
+
+class Whole(dataflare.BatchPlugin):
+    def process_batch(self, records):
+        raise ValueError("no batch is good")
+
+class Needy(dataflare.DataFlarePlugin):
+    def initialize(self, config):
+        self.since = config["since"]
+
+def make():
+    return Coded()
+
+def plain(value):
+    return value
+"""
+
+
+@dataclass
+class Result:
+    """How a run ended."""
+
+    status: int
+    out: bytes
+    err: str
+
+    def stats(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.err.splitlines()[0])
+        return found
+
+
+class Cli:
+    """Runs the command in a directory of its own that has a file of plugins."""
+
+    def __init__(self, directory: Path, backend: str) -> None:
+        self.directory = directory
+        self.pure = backend == "python"
+        self.environment = {**os.environ, "DATAFLARE_PURE_PYTHON": "1" if self.pure else "0"}
+        self.write("plug.py", PLUGINS.encode())
+
+    def path(self, name: str) -> Path:
+        return self.directory / name
+
+    def write(self, name: str, content: bytes) -> None:
+        self.path(name).write_bytes(content)
+
+    def read(self, name: str) -> bytes:
+        return self.path(name).read_bytes()
+
+    def partial(self, name: str) -> Path:
+        (found,) = self.directory.glob(f"{name}.*.partial")
+        return found
+
+    def start(self, *arguments: object, **options: Any) -> "subprocess.Popen[bytes]":
+        options = {
+            "cwd": self.directory,
+            "env": self.environment,
+            "stdin": subprocess.PIPE,
+            "stdout": subprocess.PIPE,
+            "stderr": subprocess.PIPE,
+            **options,
+        }
+        return subprocess.Popen([*COMMAND, *map(str, arguments)], **options)
+
+    def __call__(self, *arguments: object, stdin: bytes = b"", **options: Any) -> Result:
+        with self.start(*arguments, **options) as process:
+            out, err = process.communicate(stdin if process.stdin else None, timeout=120)
+        return Result(process.returncode, out or b"", (err or b"").decode())
+
+    def map(self, *arguments: object, stdin: bytes) -> bytes:
+        """What comes out of a run that must succeed in silence."""
+        result = self("run", *arguments, "--stats", "none", stdin=stdin)
+        assert (result.status, result.err) == (0, "")
+        return result.out
+
+    def sentence(self, *arguments: object, status: int = 2, **options: Any) -> str:
+        """The one sentence that a run says that must fail."""
+        result = self("run", *arguments, "--stats", "none", **options)
+        assert result.status == status
+        assert re.fullmatch(r"dataflare: .+\n", result.err), result.err
+        return result.err.removeprefix("dataflare: ").rstrip("\n")
+
+
+@pytest.fixture
+def cli(backend: SimpleNamespace, tmp_path: Path) -> Cli:
+    return Cli(tmp_path, backend.name)
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen within 30 s"
+        time.sleep(0.01)
+
+
+# Lines in, lines out
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"a\nb\n", b"A\nB\n"),
+        (b"a\nb", b"A\nB\n"),
+        (b"a\r\nb\r\n", b"A\r\nB\r\n"),
+        (b"a\r\nb", b"A\r\nB\r\n"),
+        (b"a\r\nb\nc\r\n", b"A\r\nB\r\nC\r\n"),
+        (b"a\nb\r\nc\n", b"A\nB\r\nC\n"),
+        (b"", b""),
+        (b"\n\n", b"\n\n"),
+        (b"\x00a\x00\n\x00\n", b"\x00A\x00\n\x00\n"),
+        (b"\xff\xfea\n\xc3(\n", b"\xff\xfeA\n\xc3(\n"),
+        ("ü\n".encode(), "ü\n".encode()),
+    ],
+)
+def test_lines(cli: Cli, content: bytes, expected: bytes) -> None:
+    """Whatever the bytes and the line ends; the output always ends with a newline."""
+    assert cli.map("-p", "upper", stdin=content) == expected
+
+
+def test_inputs(cli: Cli) -> None:
+    """Files, several, and standard input among them; each has its own line ends."""
+    cli.write("one", b"1a\n1b")
+    cli.write("two", b"2a\r\n2b")
+    assert cli.map("-p", "upper", "one", stdin=b"x\n") == b"1A\n1B\n"
+    assert cli.map("-p", "upper", "two", "-", "one", stdin=b"x\n") == (b"2A\r\n2B\r\nX\n1A\n1B\n")
+
+
+def test_chain(cli: Cli) -> None:
+    """Plugins run in the order they are given, native and Python ones mixed."""
+    options = ["-p", "contains:b", "-p", "plug.py:double", "-p", "replace:b:B", "-p", "lower"]
+    assert cli.map(*options[:-2], stdin=b"a\nAb\n") == b"ABAB\n"
+    assert cli.map(*options, stdin=b"a\nAb\n") == b"abab\n"
+
+
+def test_live_pipe(cli: Cli) -> None:
+    """A line is written when it comes, not when the input ends."""
+    with cli.start("run", "-p", "upper", bufsize=0, stderr=subprocess.DEVNULL) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        for line in (b"one\n", b"two\n"):
+            process.stdin.write(line)
+            assert process.stdout.readline() == line.upper()
+        process.stdin.close()
+    assert process.returncode == 0
+
+
+def test_jsonl(cli: Cli) -> None:
+    """A line that is not JSON is a failed record: text that is not UTF-8 too, and an empty line."""
+    good = [b'{"a": 1}', b"[]", b" 1 ", b"null"]
+    bad = [b'{"a": }', b"", b'"\xff"', b"1 2", b"NaN"]
+    stdin = b"\n".join(good + bad)
+    result = cli("run", "--format", "jsonl", "-p", "lower", "--stats", "json", stdin=stdin)
+    assert result.status == 0
+    assert result.out == b"\n".join(good) + b"\n"
+    assert result.stats()["failed"] == len(bad)
+    failure = result.stats()["first_failures"][0]
+    assert failure.startswith("standard input, line 5, byte 21: jsonl: the line is not JSON: ")
+
+
+# Plugins
+
+
+@pytest.mark.parametrize(
+    ("spec", "stdin", "expected"),
+    [
+        ("contains:12:00", b"at 12:00\nat 1200\n", b"at 12:00\n"),
+        ("contains:", b"a\n\n", b"a\n\n"),
+        ("startswith:a:b", b"a:b\nb\n", b"a:b\n"),
+        ("replace:a:b:c", b"a\n", b"b:c\n"),
+        (r"replace:a\:b:c", b"a:b\n", b"c\n"),
+        (r"replace:\\:/", b"a\\b\n", b"a/b\n"),
+        (r"replace:\t:x", b"\\t\n", b"x\n"),
+        (r"replace:a:\:", b"a\n", b"\\:\n"),
+        ("replace:a:", b"bab\n", b"bb\n"),
+        (r"regex:^(\d+):", b"12:x\nx\n", b"12:x\n"),
+        (r"regex,group=1:^(\d+):", b"12:x\nx\n", b"12\n"),
+        (r"regex,group=n:(?P<n>x)", b"12:x\n", b"x\n"),
+        ("json-field:a:b", b'{"a:b": "x"}\n', b"x\n"),
+        ("json-field,missing=filter:a", b'{}\n{"a": 1.50}\n', b"1.50\n"),
+        ("json-field,missing=skip:a", b"{}\n", b"{}\n"),
+        ("upper", b"a\n", b"A\n"),
+        ("lower", b"A\n", b"a\n"),
+    ],
+)
+def test_builtin_plugins(cli: Cli, spec: str, stdin: bytes, expected: bytes) -> None:
+    """How their arguments are written."""
+    assert cli.map("-p", spec, stdin=stdin) == expected
+
+
+def test_argument_that_is_not_text(cli: Cli) -> None:
+    """The very bytes of the command line are looked for."""
+    result = subprocess.run(
+        [*map(os.fsencode, COMMAND), b"run", b"-p", b"contains:\xff", b"--stats", b"none"],
+        input=b"\xff\n\xc3\xbf\n",
+        stdout=subprocess.PIPE,
+        cwd=cli.directory,
+        env=cli.environment,
+        check=True,
+    )
+    assert result.stdout == b"\xff\n"
+
+
+@pytest.mark.parametrize("spec", ["plug:double", "plug.py:double", "./plug.py:double"])
+def test_own_plugins(cli: Cli, spec: str) -> None:
+    """A module of the working directory, or a file."""
+    assert cli.map("-p", spec, stdin=b"a\n") == b"aa\n"
+
+
+def test_file_imports_from_beside_it(cli: Cli) -> None:
+    """As a script does."""
+    cli.path("sub").mkdir()
+    cli.write("sub/helper.py", b"number = 3\n")
+    cli.write(
+        "sub/uses.py",
+        b"import dataflare, helper\n@dataflare.map_plugin\ndef f(v): return v * helper.number\n",
+    )
+    assert cli.map("-p", "sub/uses.py:f", stdin=b"a\n") == b"aaa\n"
+
+
+@pytest.mark.parametrize("attribute", ["Coded", "make"])
+def test_classes_and_factories(cli: Cli, attribute: str) -> None:
+    """They are called for the plugin."""
+    result = cli("run", "-p", f"plug.py:{attribute}", "--stats", "json", stdin=b"a\n")
+    assert result.stats()["first_failures"] == ["standard input, line 1, byte 0: Coded: never"]
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ("nothing", "neither one that 'dataflare plugins' lists nor module:attribute"),
+        ("nothing:x", "the module 'nothing'"),
+        ("nothing.py:x", "there is no file"),
+        ("plug.py:nothing", "has no 'nothing'"),
+        ("plug:nothing", "the module 'plug' has no 'nothing'"),
+        ("plug.py:plain", "decorate it with dataflare.map_plugin"),
+        ("plug.py:PLUGINS", "has no 'PLUGINS'"),
+        ("plug.py:os", "not module"),
+        ("plug.py:Needy", "failed to initialize: KeyError: 'since'"),
+        ("broken.py:x", "SyntaxError"),
+        ("contains", "it is written contains:TEXT"),
+        ("upper:x", "it is written upper"),
+        ("replace:x", "it is written replace:OLD:NEW"),
+        ("replace::x", "old cannot be empty"),
+        ("regex:(", "is not a regular expression"),
+        ("regex,group=2:x", "has no group 2"),
+        ("regex,flags=2:x", "it is written regex[,group=GROUP]:PATTERN"),
+        ("json-field,missing=x:a", "missing must be"),
+    ],
+)
+def test_plugins_that_cannot_be_used(cli: Cli, spec: str, words: str) -> None:
+    """The sentence names the plugin and the reason; no output file appears."""
+    cli.write("broken.py", b"def\n")
+    sentence = cli.sentence("-p", spec, "-o", "out")
+    assert words in sentence
+    assert spec in sentence
+    assert not list(cli.directory.glob("out*"))
+
+
+def test_plugin_that_fails_as_a_whole(cli: Cli) -> None:
+    """It is not the failure of a record, and the run breaks off."""
+    assert "ValueError: no batch is good" in cli.sentence(
+        "-p", "plug.py:Whole", stdin=b"a\n", status=1
+    )
+
+
+# Records that fail
+
+
+def test_failures_are_collected(cli: Cli) -> None:
+    """The others go on; the first few are shown, and how many more there are."""
+    cli.write("in", b"a\nb\n" * 8)
+    result = cli("run", "-p", "plug.py:no_b", "in")
+    assert (result.status, result.out) == (0, b"a\n" * 8)
+    assert re.search(r"failed +8\n", result.err)
+    shown = [line for line in result.err.splitlines() if line.startswith("failed: ")]
+    assert shown[:2] == [
+        "failed: in, line 2, byte 2: no_b: ValueError: there is a b",
+        "failed: in, line 4, byte 6: no_b: ValueError: there is a b",
+    ]
+    assert len(shown) == 5
+    assert result.err.endswith("and 3 more\n")
+
+
+def test_fail_on_error(cli: Cli) -> None:
+    """The output is complete all the same."""
+    options = ["run", "-p", "plug.py:no_b", "--fail-on-error", "-o", "out"]
+    assert cli(*options, stdin=b"a\nb\nc\n").status == 1
+    assert cli.read("out") == b"a\nc\n"
+    assert cli(*options, stdin=b"a\nc\n").status == 0
+
+
+def test_stop_at_the_first_failure(cli: Cli) -> None:
+    """What was before it is kept, and nothing behind it."""
+    cli.write("in", b"a\nX\n" * 100 + b"b\n" + b"a\n" * 100)
+    sentence = cli.sentence(
+        *("-p", "regex:[ab]", "-p", "plug.py:no_b", "--errors", "stop", "in", "-o", "out"), status=1
+    )
+    kept = cli.partial("out")
+    assert sentence == (
+        "stopped at in, line 201, byte 400: no_b: ValueError: there is a b; "
+        f"what was written of out is in {kept}"
+    )
+    assert kept.read_bytes() == b"a\n" * 100
+    assert not cli.path("out").exists()
+
+
+def test_stop_counts_up_to_the_failure(cli: Cli) -> None:
+    """In the summary too."""
+    result = cli(
+        *("run", "-p", "regex:[ab]", "-p", "plug.py:no_b", "--errors", "stop", "--stats", "json"),
+        stdin=b"a\nX\n" * 100 + b"b\n" * 100,
+    )
+    assert (result.status, result.out) == (1, b"a\n" * 100)
+    stats = result.stats()
+    assert not stats["complete"]
+    assert (stats["records_in"], stats["records_out"], stats["filtered"], stats["failed"]) == (
+        201,
+        100,
+        100,
+        1,
+    )
+
+
+def test_dead_letters(cli: Cli) -> None:
+    """Each says what failed, where it stood and why."""
+    cli.write("one", b"a\r\nb\xc3\xbc\n\r\nb\xff\r\nb")
+    cli.write("two", b"b\x00\n")
+    result = cli("run", "-p", "plug.py:no_b", "one", "two", "--errors", "bad", "-o", "out")
+    assert result.status == 0
+    assert cli.read("out") == b"a\r\n\r\n"
+    letters = [json.loads(line) for line in cli.read("bad").splitlines()]
+    why = {"plugin": "no_b", "error": "ValueError: there is a b", "code": None}
+    assert letters == [
+        {"input": "one", "line": 2, "offset": 3, "record": "bü", **why},
+        {
+            "input": "one",
+            "line": 4,
+            "offset": 9,
+            "record_base64": base64.b64encode(b"b\xff").decode(),
+            **why,
+        },
+        {"input": "one", "line": 5, "offset": 13, "record": "b", **why},
+        {"input": "two", "line": 1, "offset": 0, "record": "b\x00", **why},
+    ]
+
+
+def test_dead_letters_of_a_long_input(cli: Cli) -> None:
+    """Places are right over all blocks; a plugin's code is told; no failure, an empty file."""
+    lines = [b"%d" % number for number in range(30_000 if cli.pure else 300_000)]
+    cli.write("in", b"\n".join(lines))
+    places = [(0, 0), (len(lines) // 2, 0), (len(lines) - 1, 0)]
+    wanted = b"|".join(lines[index] for index, _ in places).decode()
+    cli("run", "-p", f"regex:^({wanted})$", "-p", "plug.py:Coded", "in", "--errors", "bad")
+    letters = [json.loads(line) for line in cli.read("bad").splitlines()]
+    assert [letter["line"] for letter in letters] == [index + 1 for index, _ in places]
+    content = cli.read("in")
+    for letter in letters:
+        record = letter["record"].encode()
+        assert (content + b"\n")[letter["offset"] :].startswith(record + b"\n")
+        assert letter["code"] == 7
+    cli("run", "-p", "upper", "in", "--errors", "none")
+    assert cli.read("none") == b""
+
+
+# The summary and the bar
+
+
+def test_summary_for_machines(cli: Cli) -> None:
+    """Every count is exact."""
+    cli.write("in", b"a\nb\nXY\r\n")
+    result = cli("run", "-p", "regex:[ab]", "-p", "plug.py:no_b", "in", "--stats", "json")
+    stats = result.stats()
+    assert stats.pop("seconds") > 0
+    assert stats.pop("records_per_second") > 0
+    assert stats.pop("bytes_per_second") > 0
+    assert 0 < stats.pop("p50_batch_latency") <= stats.pop("p99_batch_latency")
+    assert stats == {
+        "complete": True,
+        "records_in": 3,
+        "records_out": 1,
+        "filtered": 1,
+        "failed": 1,
+        "bytes_in": 8,
+        "bytes_out": 2,
+        "first_failures": ["in, line 2, byte 2: no_b: ValueError: there is a b"],
+    }
+
+
+def test_summary_for_people(cli: Cli) -> None:
+    """A table on standard error; without an input the figures are zero."""
+    result = cli("run", "-p", "contains:a", stdin=b"a\n" * 1234 + b"b\n")
+    assert re.search(r"records in +1,235\nrecords out +1,234\nfiltered +1\n", result.err)
+    assert re.search(r"read +2.47 kB\n", result.err)
+    assert re.search(r"records in +0\n", cli("run", "-p", "upper").err)
+
+
+def run_on_terminal(cli: Cli, *arguments: object, **options: Any) -> tuple[int, bytes]:
+    """Run with standard error on a terminal; returns the exit status and what it showed."""
+    controller, terminal = pty.openpty()
+    with cli.start("run", *arguments, stderr=terminal, **options) as process:
+        os.close(terminal)
+        shown = b""
+        while True:
+            try:
+                shown += os.read(controller, 65536)
+            except OSError:  # the other end is closed
+                break
+        process.communicate(timeout=60)
+    os.close(controller)
+    return process.returncode, shown
+
+
+def test_bar_on_a_terminal(cli: Cli) -> None:
+    """Bytes, rate and records; silence in a pipe."""
+    cli.environment |= {"TERM": "xterm", "COLUMNS": "100"}
+    cli.write("in", b"a\n" * 30)
+    arguments = ("-p", "plug.py:slow", "in", "--stats", "none")
+    status, shown = run_on_terminal(cli, *arguments, "-o", "out")
+    assert status == 0
+    assert b"records" in shown
+    assert b"60/60 bytes" in shown
+    assert b"/s" in shown
+    result = cli("run", *arguments)
+    assert (result.status, result.err) == (0, "")
+
+
+def test_no_bar_between_lines(cli: Cli) -> None:
+    """Where the lines go to the terminal, the bar would be in their way."""
+    controller, terminal = pty.openpty()
+    with cli.start(
+        *("run", "-p", "upper", "--stats", "none"), stdout=terminal, stderr=terminal
+    ) as process:
+        os.close(terminal)
+        process.communicate(b"a\n", timeout=60)
+        assert os.read(controller, 65536) == b"A\r\n"
+    os.close(controller)
+
+
+# Outputs
+
+
+def test_output_replaces_a_file_when_complete(cli: Cli) -> None:
+    """Until then the old one stands, also if the run fails; permissions stay."""
+    cli.write("out", b"old\n")
+    cli.path("out").chmod(0o600)
+    with cli.start("run", "-p", "upper", "-o", "out") as process:
+        assert process.stdin is not None
+        process.stdin.write(b"new\n")
+        process.stdin.flush()
+        wait_for(lambda: any(p.stat().st_size for p in cli.directory.glob("out.*.partial")))
+        assert cli.read("out") == b"old\n"
+        process.stdin.close()
+        process.wait(60)
+    assert cli.read("out") == b"NEW\n"
+    assert cli.path("out").stat().st_mode & 0o777 == 0o600
+    assert not list(cli.directory.glob("out.*"))
+
+
+@pytest.mark.parametrize("output", ["/dev/stdout", "-", "/dev/fd/1"])
+def test_standard_output_by_name(cli: Cli, output: str) -> None:
+    """It is appended to what the shell opened, and not replaced."""
+    cli.write("all", b"before\n")
+    with cli.path("all").open("ab") as appended:
+        assert cli("run", "-p", "upper", "-o", output, stdin=b"a\n", stdout=appended).status == 0
+    assert cli.read("all") == b"before\nA\n"
+
+
+def test_devices(cli: Cli) -> None:
+    """They are written directly."""
+    assert cli("run", "-p", "upper", "-o", "/dev/null", stdin=b"a\n").status == 0
+    assert os.path.exists("/dev/null")
+    assert not os.path.isfile("/dev/null")
+
+
+def test_full_disk(cli: Cli) -> None:
+    """As output, as standard output and as the file of dead letters."""
+    full = "cannot write /dev/full: No space left on device"
+    assert cli.sentence("-p", "upper", "-o", "/dev/full", stdin=b"a\n", status=1) == full
+    options = ("-p", "plug.py:no_b", "--errors", "/dev/full")
+    assert cli.sentence(*options, stdin=b"a\nb\n", status=1) == full
+    with open("/dev/full", "wb") as device:
+        assert cli.sentence("-p", "upper", stdin=b"a\n", stdout=device, status=1) == (
+            "cannot write standard output: No space left on device"
+        )
+
+
+def test_disk_that_fills_up(cli: Cli) -> None:
+    """What was written is kept, and the sentence says where."""
+    cli.write("in", b"0123456789abcde\n" * 200_000)
+    sentence = cli.sentence(
+        *("-p", "upper", "in", "-o", "out"),
+        status=1,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20)),
+    )
+    kept = cli.partial("out")
+    assert sentence == (f"cannot write out: File too large; what was written of out is in {kept}")
+    assert kept.read_bytes() == b"0123456789ABCDE\n" * (1 << 16)
+
+
+def test_closed_pipe(cli: Cli) -> None:
+    """`| head` ends the run without a word."""
+    cli.write("in", b"some line\n" * 500_000)
+    with cli.start("run", "-p", "contains:some", "in") as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline() == b"some line\n"
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 141
+
+
+def test_closed_pipe_keeps_dead_letters(cli: Cli) -> None:
+    """They are a file of their own, of which nobody else would know that it is incomplete."""
+    cli.write("in", b"a\nb\n" * 100_000)
+    with cli.start("run", "-p", "plug.py:no_b", "in", "--errors", "bad") as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        for _ in range(100):  # until batches with failures were written
+            assert process.stdout.readline() == b"a\n"
+        process.stdout.close()
+        err = process.stderr.read().decode()
+    assert process.returncode == 141
+    assert err == f"dataflare: what was written of bad is in {cli.partial('bad')}\n"
+
+
+# Files that cannot be used
+
+
+def drop_root() -> None:
+    """Make permissions count for root too: without the two capabilities that override them."""
+    libc = ctypes.CDLL(None)
+    for capability in (1, 2):  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
+        libc.prctl(24, capability, 0, 0, 0)  # PR_CAPBSET_DROP
+
+
+def test_inputs_that_cannot_be_read(cli: Cli) -> None:
+    """Said before anything is begun, whichever input it is."""
+    cli.write("in", b"a\n")
+    cli.write("secret", b"a\n")
+    cli.path("secret").chmod(0)
+    run = ("-p", "upper", "-o", "out", "in")
+    assert cli.sentence(*run, "none") == "cannot read none: No such file or directory"
+    assert cli.sentence(*run, ".") == "cannot read .: Is a directory"
+    assert cli.sentence(*run, "secret", preexec_fn=drop_root) == (
+        "cannot read secret: Permission denied"
+    )
+    assert not list(cli.directory.glob("out*"))
+
+
+def test_input_that_fails_on_the_way(cli: Cli) -> None:
+    """What came before it is kept."""
+    cli.write("in", b"a\n")
+    sentence = cli.sentence("-p", "upper", "in", "/proc/self/mem", "-o", "out", status=1)
+    kept = cli.partial("out")
+    assert sentence == (
+        f"cannot read /proc/self/mem: Input/output error; what was written of out is in {kept}"
+    )
+    assert kept.read_bytes() == b"A\n"
+
+
+def test_outputs_that_cannot_be_written(cli: Cli) -> None:
+    """A missing directory, a directory, a file or directory that must not be written."""
+    cli.path("closed").mkdir()
+    cli.write("closed/file", b"")
+    cli.path("closed/file").chmod(0o444)
+    run = ("-p", "upper", "-o")
+    assert cli.sentence(*run, "none/out") == (
+        f"cannot write none/out: There is no directory {cli.directory}/none"
+    )
+    assert cli.sentence(*run, ".") == "cannot write .: Is a directory"
+    assert cli.sentence(*run, "closed/file", preexec_fn=drop_root) == (
+        "cannot write closed/file: Permission denied"
+    )
+    cli.path("closed").chmod(0o555)
+    assert cli.sentence(*run, "closed/new", preexec_fn=drop_root) == (
+        "cannot write closed/new: Permission denied"
+    )
+    cli.path("closed").chmod(0o755)
+
+
+def test_output_that_is_an_input(cli: Cli) -> None:
+    """Refused under any name, as standard output and for dead letters; the file stays."""
+    cli.write("in", b"a\n")
+    cli.path("link").symlink_to("in")
+    for output in ("in", "link", "./in"):
+        assert (
+            cli.sentence("-p", "upper", "in", "-o", output) == f"{output} is both input and output"
+        )
+    assert cli.sentence("-p", "upper", "in", "--errors", "in") == "in is both input and output"
+    with cli.path("in").open("ab") as appended:
+        assert cli.sentence("-p", "upper", "in", stdout=appended) == (
+            "standard output is both input and output"
+        )
+    with (
+        cli.path("in").open("rb") as read,
+        cli.start("run", "-p", "upper", "-o", "in", stdin=read) as process,
+    ):
+        _, err = process.communicate(timeout=60)
+    assert err == b"dataflare: in is both input and output\n"
+    assert cli.read("in") == b"a\n"
+    assert cli.sentence("-p", "upper", "-o", "x", "--errors", "x") == (
+        "x is given as -o and as --errors"
+    )
+    assert sorted(os.listdir(cli.directory)) == ["in", "link", "plug.py"]
+
+
+# Ctrl-C
+
+
+def test_interrupt_keeps_what_was_processed(cli: Cli) -> None:
+    """Every record the plugin has seen is in the file that the sentence names."""
+    cli.write("in", b"".join(b"%d\n" % number for number in range(100_000)))
+    with cli.start("run", "-p", "plug.py:slow", "in", "-o", "out", "--stats", "none") as process:
+        wait_for(lambda: cli.path("seen").exists() and len(cli.read("seen")) > 20)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+    kept = cli.partial("out")
+    assert process.returncode == 130
+    assert err.decode() == f"dataflare: interrupted; what was written of out is in {kept}\n"
+    assert kept.read_bytes() == cli.read("seen")
+
+
+def test_interrupt_while_waiting_for_input(cli: Cli) -> None:
+    """What came so far is out, and counted."""
+    with cli.start("run", "-p", "upper", "--stats", "json", bufsize=0) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(b"a\n")
+        assert process.stdout.readline() == b"A\n"
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+    result = Result(process.returncode, b"", err.decode())
+    assert result.status == 130
+    assert result.err.endswith("\ndataflare: interrupted\n")
+    assert (result.stats()["records_out"], result.stats()["complete"]) == (1, False)
+
+
+def test_second_interrupt_does_not_wait(cli: Cli) -> None:
+    """Not even for a plugin that hangs."""
+    with cli.start("run", "-p", "plug.py:hanging", "--stats", "none") as process:
+        assert process.stdin is not None
+        process.stdin.write(b"a\n")
+        process.stdin.flush()
+        wait_for(cli.path("hanging").exists)
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.3)
+        assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+    assert (process.returncode, err) == (130, b"dataflare: interrupted\n")
+
+
+def test_ignored_interrupt_stays_ignored(cli: Cli) -> None:
+    """As in the background of a script."""
+    with cli.start(
+        *("run", "-p", "upper"),
+        bufsize=0,
+        stderr=subprocess.DEVNULL,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        for line in (b"a\n", b"b\n"):
+            process.stdin.write(line)
+            assert process.stdout.readline() == line.upper()
+            process.send_signal(signal.SIGINT)
+        process.stdin.close()
+        assert process.wait(60) == 0
+
+
+# Sizes
+
+
+def test_long_line(cli: Cli) -> None:
+    """A line of 100 MB between short ones, from a file and from a pipe."""
+    line = b"x" * 100_000_000
+    cli.write("in", b"a\n" + line + b"\nb")
+    expected = hashlib.sha256(b"A\n" + line.upper() + b"\nB\n").digest()
+    for source in ([], ["in"]):
+        stdin = b"" if source else cli.read("in")
+        out = cli.map("-p", "upper", *source, stdin=stdin)
+        assert hashlib.sha256(out).digest() == expected
+
+
+def peak_memory(cli: Cli, name: str) -> int:
+    """Bytes that were resident at most while a file was processed."""
+    # Not from `os.wait4`: its figure includes the process that this one was forked from.
+    code = (
+        "import atexit, sys; from dataflare.cli import main\n"
+        "atexit.register(lambda: sys.stdout.write(open('/proc/self/status').read())); main()"
+    )
+    arguments = ["run", "-p", "contains:7", "-p", "upper", name, "-o", "out"]
+    status = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        cwd=cli.directory,
+        env=cli.environment,
+        check=True,
+    ).stdout
+    found = re.search(rb"VmHWM:\s+(\d+) kB", status)
+    assert found is not None
+    return int(found[1]) * 1024
+
+
+def test_constant_memory(cli: Cli) -> None:
+    """Eight times the file takes no more memory."""
+    block = b"".join(b"%060d\n" % number for number in range(16_000))
+    sizes = (2, 16) if cli.pure else (32, 256)
+    peaks = []
+    for size in sizes:
+        with cli.path("in").open("wb") as file:
+            for _ in range(size):
+                file.write(block)
+        peaks.append(peak_memory(cli, "in"))
+    assert peaks[1] < peaks[0] + (4 << 20)
+    assert peaks[1] < 200_000_000
+
+
+# The other commands
+
+
+def test_usage(cli: Cli) -> None:
+    """Status 2, and a sentence."""
+    for arguments in (["run", "in"], ["run", "-p"], ["run", "--nothing"], ["nothing"]):
+        result = cli(*arguments)
+        assert result.status == 2
+        assert "Error: " in result.err
+        assert "Traceback" not in result.err
+    assert cli("run", "-p", "upper", "--format", "xml").status == 2
+    assert cli("run", "-p", "upper", "--stats", "xml").status == 2
+
+
+def test_debug(cli: Cli) -> None:
+    """With it, and only with it, there is a traceback."""
+    arguments = ("run", "-p", "upper", "none")
+    assert "Traceback" not in cli(*arguments).err
+    result = cli(*arguments, "--debug")
+    assert "Traceback" in result.err
+    assert result.status != 0
+
+
+def test_help(cli: Cli) -> None:
+    """Every command has one."""
+    for arguments in ([], ["run"], ["plugins"], ["info"]):
+        result = cli(*arguments, "--help")
+        assert result.status == 0
+        assert result.out.startswith(b"Usage: ")
+
+
+def test_plugins(cli: Cli) -> None:
+    """The form of each, and what it does."""
+    out = cli("plugins").out.decode()
+    for form in ("contains:TEXT", "replace:OLD:NEW", "json-field[,missing=error|filter|skip]:NAME"):
+        assert f"\n{form} " in out
+    assert "Keeps the records" in out
+
+
+def test_info(cli: Cli) -> None:
+    """Versions, the backend and the instruction sets."""
+    rows = dict(
+        re.split(" {2,}", line.rstrip(), maxsplit=1)
+        for line in cli("info").out.decode().splitlines()
+    )
+    assert rows["dataflare"] == version("dataflare")
+    assert rows["NumPy"] == version("numpy")
+    assert rows["Python"].endswith(sys.version.split()[0])
+    assert rows["backend"] == ("python" if cli.pure else "cython")
+    assert rows["SIMD in use"] in rows["SIMD available"].split(", ")
+
+
+def test_installed_command(cli: Cli) -> None:
+    """The script that pip installs is the same command."""
+    script = Path(sysconfig.get_path("scripts")) / "dataflare"
+    out = subprocess.run([script, "--version"], stdout=subprocess.PIPE, check=True).stdout
+    assert out.decode() == f"dataflare {version('dataflare')}\n"
+    assert cli("--version").out == out
+
+
+def test_closed_standard_error(cli: Cli) -> None:
+    """What would be said there goes nowhere, and least of all into the output."""
+    with cli.start("run", "-p", "upper", stderr=None, preexec_fn=lambda: os.close(2)) as process:
+        out, _ = process.communicate(b"a\n", timeout=60)
+    assert (process.returncode, out) == (0, b"A\n")
+
+
+def test_missing_extra(cli: Cli) -> None:
+    """One sentence that says what to install."""
+    code = (
+        "import importlib.util as util; find = util.find_spec\n"
+        "util.find_spec = lambda name: None if name == 'typer' else find(name)\n"
+        "from dataflare.cli import main; main()"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        stderr=subprocess.PIPE,
+        cwd=cli.directory,
+        env=cli.environment,
+        check=False,
+    )
+    assert result.returncode == 1
+    assert result.stderr == (
+        b"dataflare: the command line needs the extra: pip install 'dataflare[cli]'\n"
+    )

@@ -1,0 +1,144 @@
+"""One plugin in service: its state, its switch, its end, its counters."""
+
+import threading
+
+import pytest
+
+from dataflare.errors import (
+    PluginDisabledError,
+    PluginProcessingError,
+    RunnerStoppedError,
+)
+from dataflare.types import PluginState
+
+
+@pytest.fixture
+def make_runner(backend):
+    """A function that puts a plugin in service."""
+    with backend.MemoryPool() as pool:
+        yield lambda plugin, *counters: backend.PluginRunner(plugin, pool, *counters)
+
+
+def calls_of(backend, runner):
+    """Both ways to use a runner."""
+    batch = backend.RecordBatch.from_values([b"a"])
+    return [lambda: runner.process_batch(batch), lambda: runner.process_record(batch[0])]
+
+
+def test_a_stopped_runner_refuses_everything(backend, make_runner) -> None:
+    """Also when it is disabled; what it counted stays, and stopping twice is fine."""
+    runner = make_runner(backend.Upper())
+    for call in calls_of(backend, runner):
+        call()
+    runner.enabled = False
+    runner.stop()
+    runner.stop()
+    for call in calls_of(backend, runner):
+        with pytest.raises(RunnerStoppedError) as caught:
+            call()
+        assert caught.value.plugin == "Upper"
+    assert runner.counters.records == 2
+
+
+def test_a_disabled_runner_refuses_and_can_be_enabled(backend, make_runner) -> None:
+    """Nothing is counted meanwhile."""
+    runner = make_runner(backend.Upper())
+    assert runner.enabled
+    runner.enabled = False
+    for call in calls_of(backend, runner):
+        with pytest.raises(PluginDisabledError):
+            call()
+    assert runner.counters.records == 0
+    runner.enabled = True
+    for call in calls_of(backend, runner):
+        call()
+    assert runner.counters.records == 2
+
+
+def test_the_state_is_running_until_the_outermost_call_ends(backend, make_runner) -> None:
+    """A call inside a call does not end it, whether it succeeds or fails."""
+    states = []
+
+    class Nested(backend.DataFlarePlugin):
+        def process(self, record):
+            states.append(self.get_state())
+            if record.value == b"outer":
+                for inner in (b"inner", b"fail"):
+                    try:
+                        runner.process_record(backend.PluginRecord(inner))
+                    except PluginProcessingError:
+                        states.append("failed")
+                    states.append(self.get_state())
+            if record.value == b"fail":
+                raise ValueError("inner")
+            return backend.PluginResult.skip()
+
+    runner = make_runner(Nested())
+    runner.process_record(backend.PluginRecord(b"outer"))
+    running = PluginState.RUNNING
+    assert states == [running, running, running, running, "failed", running]
+    assert runner.plugin.get_state() is PluginState.READY
+    assert (runner.counters.records, runner.counters.failed) == (3, 1)
+
+
+def test_a_call_that_stops_its_own_runner_ends_well(backend, make_runner) -> None:
+    """It does not wait for itself; the next call is refused."""
+
+    class Quits(backend.DataFlarePlugin):
+        def process(self, record):
+            runner.stop()
+            return backend.PluginResult.skip()
+
+    runner = make_runner(Quits())
+    first, second = calls_of(backend, runner)
+    assert first().skipped_count == 1
+    with pytest.raises(RunnerStoppedError):
+        second()
+
+
+def test_stopping_waits_for_the_call_that_is_running(backend, make_runner) -> None:
+    """The record is processed first."""
+    started, release, events = threading.Event(), threading.Event(), []
+
+    class Slow(backend.DataFlarePlugin):
+        def process(self, record):
+            started.set()
+            assert release.wait(60)
+            events.append("processed")
+            return backend.PluginResult.skip()
+
+    def stop():
+        runner.stop()
+        events.append("stopped")
+
+    runner = make_runner(Slow())
+    call, _ = calls_of(backend, runner)
+    threads = [threading.Thread(target=call), threading.Thread(target=stop)]
+    threads[0].start()
+    assert started.wait(60)
+    threads[1].start()
+    release.set()
+    for thread in threads:
+        thread.join(60)
+    assert events == ["processed", "stopped"]
+
+
+def test_counters_may_be_those_of_another(backend, make_runner) -> None:
+    """They go on counting; the state is that of each plugin."""
+    first = make_runner(backend.Upper())
+    second = make_runner(backend.Lower(), first.counters)
+    assert second.counters is first.counters
+    for call in (*calls_of(backend, first), *calls_of(backend, second)):
+        call()
+    assert (first.counters.records, first.counters.batches, first.counters.bytes_out) == (4, 4, 4)
+
+
+def test_a_runner_takes_plugins_and_records_alone(backend, make_runner) -> None:
+    """Anything else is refused before it is counted."""
+    runner = make_runner(backend.Upper())
+    for wrong in (None, b"value", [b"value"]):
+        with pytest.raises(TypeError):
+            runner.process_record(wrong)
+        with pytest.raises(TypeError):
+            runner.process_batch(wrong)
+    assert runner.counters.batches == 0
