@@ -29,7 +29,12 @@ from dataflare._backend import (
 )
 from dataflare._build_info import VERSION
 from dataflare.batching import BatchAdapter, BatchPlugin
-from dataflare.config import BatchConfig, MemoryPoolConfig, PluginManagerConfig
+from dataflare.config import (
+    BatchConfig,
+    FailureRecoveryConfig,
+    MemoryPoolConfig,
+    PluginManagerConfig,
+)
 from dataflare.errors import (
     CircuitOpenError,
     DuplicatePluginError,
@@ -42,13 +47,18 @@ from dataflare.errors import (
     PluginProcessingError,
     PluginSerializationError,
     PluginTimeoutError,
+    UnhealthyError,
     UnknownPluginError,
 )
+from dataflare.health import HealthReport, PartHealth, Verdict
 from dataflare.manager import PluginManager
-from dataflare.metrics import PluginMetrics
+from dataflare.metrics import PluginMetrics, StageMetrics
+from dataflare.monitor import PluginSample, PluginStatus, Sample, SystemStatus, Totals
+from dataflare.recovery import DeadLetter
 from dataflare.types import (
     API_VERSION,
     BufferSize,
+    CircuitState,
     ClassStats,
     PluginInfo,
     PluginState,
@@ -65,14 +75,19 @@ __all__ = [
     "Buffer",
     "BufferSize",
     "CircuitOpenError",
+    "CircuitState",
     "ClassStats",
     "DataFlarePlugin",
+    "DeadLetter",
     "DuplicatePluginError",
+    "FailureRecoveryConfig",
+    "HealthReport",
     "Histogram",
     "IncompatiblePluginError",
     "MemoryPool",
     "MemoryPoolConfig",
     "NativePlugin",
+    "PartHealth",
     "PluginConfigurationError",
     "PluginDisabledError",
     "PluginError",
@@ -85,13 +100,21 @@ __all__ = [
     "PluginProcessingError",
     "PluginRecord",
     "PluginResult",
+    "PluginSample",
     "PluginSerializationError",
     "PluginState",
+    "PluginStatus",
     "PluginTimeoutError",
     "PluginType",
     "PoolStats",
     "RecordBatch",
+    "Sample",
+    "StageMetrics",
+    "SystemStatus",
+    "Totals",
+    "UnhealthyError",
     "UnknownPluginError",
+    "Verdict",
     "__version__",
     "backend",
     "filter_plugin",

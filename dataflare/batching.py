@@ -122,6 +122,9 @@ class BatchAdapter(BatchPlugin):
         if not isinstance(plugin, DataFlarePlugin):
             raise TypeError(f"an adapter takes a plugin, not {type(plugin).__name__}")
         self.plugin = plugin
+        self.thread_safe = plugin.thread_safe
+        self.releases_gil = plugin.releases_gil
+        self.retryable_errors = plugin.retryable_errors
 
     def process_batch(self, records: RecordBatch) -> BatchResult:
         """Run the plugin on every record; a failure is that of its record alone."""

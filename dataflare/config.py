@@ -7,7 +7,13 @@ import operator
 from dataclasses import dataclass, field
 from datetime import timedelta
 
-__all__ = ["BatchConfig", "MemoryPoolConfig", "PluginManagerConfig", "seconds"]
+__all__ = [
+    "BatchConfig",
+    "FailureRecoveryConfig",
+    "MemoryPoolConfig",
+    "PluginManagerConfig",
+    "seconds",
+]
 
 
 def seconds(name: str, value: object) -> float:
@@ -118,7 +124,7 @@ max_huge_buffers : int
 
 @dataclass(frozen=True, kw_only=True)
 class BatchConfig(_Checked):
-    """How a stream of records is cut into batches.
+    """How a stream of records is cut into batches, and a batch into parts.
 
     Parameters
     ----------
@@ -132,6 +138,10 @@ class BatchConfig(_Checked):
         Records per second below which batches grow.
     enable_auto_optimization : bool
         Whether the size of the next batch follows from the last one's latency and throughput.
+    enable_parallel : bool
+        Whether large batches are shared out among threads, where the plugin allows it.
+    parallelism : int
+        Threads that work on a batch, the caller's among them.
     """
 
     default_batch_size: int = 100
@@ -139,9 +149,13 @@ class BatchConfig(_Checked):
     target_latency: _Duration = _Duration(0.05)
     min_throughput: float = 2000
     enable_auto_optimization: bool = True
+    enable_parallel: bool = True
+    parallelism: int = 4
 
     def __post_init__(self) -> None:
         self._set(
+            enable_parallel=_flag("enable_parallel", self.enable_parallel),
+            parallelism=_count("parallelism", self.parallelism, 1),
             default_batch_size=_count("default_batch_size", self.default_batch_size, 1),
             max_batch_size=_count("max_batch_size", self.max_batch_size, 1),
             min_throughput=_rate("min_throughput", self.min_throughput),
@@ -165,6 +179,60 @@ def _rate(name: str, value: object) -> float:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FailureRecoveryConfig(_Checked):
+    """What happens to records that fail.
+
+    Parameters
+    ----------
+    max_retries : int
+        Further attempts at a record whose error is retryable; see `DataFlarePlugin`.
+    retry_interval : float or timedelta
+        Seconds before the first further attempt, on average. Each one after it waits twice as long.
+    max_retry_interval : float or timedelta
+        Seconds that no wait exceeds.
+    circuit_breaker_threshold : float
+        From 0 to 1. When a larger part of the latest records failed, the circuit opens and the
+        plugin is not called any more; 1 for never.
+    circuit_breaker_recovery_time : float or timedelta
+        Seconds after which a single record probes whether the plugin works again.
+    circuit_breaker_window : int
+        How many of the latest records count, rounded up to whole batches.
+    circuit_breaker_minimum : int
+        How many there must be before the circuit can open.
+    enable_fallback : bool
+        Whether a plugin's fallback gets what the plugin failed at.
+    batch_timeout : float or timedelta
+        Seconds after which a batch begins no further record; infinity for no limit.
+    """
+
+    max_retries: int = 3
+    retry_interval: _Duration = _Duration(0.1)
+    max_retry_interval: _Duration = _Duration(10.0)
+    circuit_breaker_threshold: float = 0.5
+    circuit_breaker_recovery_time: _Duration = _Duration(30.0)
+    circuit_breaker_window: int = 1024
+    circuit_breaker_minimum: int = 20
+    enable_fallback: bool = True
+    batch_timeout: _Duration = _Duration(math.inf)
+
+    def __post_init__(self) -> None:
+        threshold = _rate("circuit_breaker_threshold", self.circuit_breaker_threshold)
+        if threshold > 1:
+            raise ValueError(f"circuit_breaker_threshold must be at most 1, not {threshold}")
+        if self.batch_timeout == 0:
+            raise ValueError("batch_timeout must be longer than 0 seconds")
+        self._set(
+            max_retries=_count("max_retries", self.max_retries, 0),
+            circuit_breaker_threshold=threshold,
+            circuit_breaker_window=_count("circuit_breaker_window", self.circuit_breaker_window, 1),
+            circuit_breaker_minimum=_count(
+                "circuit_breaker_minimum", self.circuit_breaker_minimum, 1
+            ),
+            enable_fallback=_flag("enable_fallback", self.enable_fallback),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class PluginManagerConfig(_Checked):
     """What a `PluginManager` is made of.
 
@@ -172,14 +240,48 @@ class PluginManagerConfig(_Checked):
     ----------
     memory_pool_config : MemoryPoolConfig
     batch_config : BatchConfig
+    failure_recovery : FailureRecoveryConfig
+    enable_auto_optimization : bool
+        False overrides what `batch_config` says of it.
+    monitoring_interval : float or timedelta
+        Seconds between two samples of all metrics; infinity for none.
+    max_samples : int
+        Samples that are kept; the oldest goes first.
+    max_plugin_instances : int
+        Instances that are made of one class or factory at most.
+    health_check_interval : float or timedelta
+        Seconds between two health checks; infinity for none.
+    health_check_timeout : float or timedelta
+        Seconds that a plugin may take to answer.
     """
 
     memory_pool_config: MemoryPoolConfig = field(default_factory=MemoryPoolConfig)
     batch_config: BatchConfig = field(default_factory=BatchConfig)
+    failure_recovery: FailureRecoveryConfig = field(default_factory=FailureRecoveryConfig)
+    enable_auto_optimization: bool = True
+    monitoring_interval: _Duration = _Duration(30.0)
+    max_samples: int = 1000
+    max_plugin_instances: int = 10
+    health_check_interval: _Duration = _Duration(60.0)
+    health_check_timeout: _Duration = _Duration(5.0)
 
     def __post_init__(self) -> None:
-        for name, kind in (("memory_pool_config", MemoryPoolConfig), ("batch_config", BatchConfig)):
+        for name, kind in (
+            ("memory_pool_config", MemoryPoolConfig),
+            ("batch_config", BatchConfig),
+            ("failure_recovery", FailureRecoveryConfig),
+        ):
             if not isinstance(getattr(self, name), kind):
                 raise TypeError(
                     f"{name} must be a {kind.__name__}, not {type(getattr(self, name)).__name__}"
                 )
+        for name in ("monitoring_interval", "health_check_interval", "health_check_timeout"):
+            if getattr(self, name) == 0:
+                raise ValueError(f"{name} must be longer than 0 seconds")
+        self._set(
+            enable_auto_optimization=_flag(
+                "enable_auto_optimization", self.enable_auto_optimization
+            ),
+            max_samples=_count("max_samples", self.max_samples, 1),
+            max_plugin_instances=_count("max_plugin_instances", self.max_plugin_instances, 1),
+        )

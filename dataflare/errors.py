@@ -14,6 +14,7 @@ __all__ = [
     "PluginProcessingError",
     "PluginSerializationError",
     "PluginTimeoutError",
+    "UnhealthyError",
     "UnknownPluginError",
 ]
 
@@ -29,6 +30,8 @@ class PluginError(Exception):
         Name of the plugin that failed.
     code : int or str, optional
         The plugin's own code of the failure.
+    retryable : bool
+        Whether another attempt may succeed.
 
     Notes
     -----
@@ -36,18 +39,25 @@ class PluginError(Exception):
     """
 
     def __init__(
-        self, message: str, *, plugin: str | None = None, code: int | str | None = None
+        self,
+        message: str,
+        *,
+        plugin: str | None = None,
+        code: int | str | None = None,
+        retryable: bool = False,
     ) -> None:
         super().__init__(message)
         self.message = message
         self.plugin = plugin
         self.code = code
+        self.retryable = retryable
 
     def __str__(self) -> str:
         return self.message  # KeyError, which one subclass is too, would show its repr
 
     def __reduce__(self) -> tuple[object, ...]:
-        return type(self), (self.message,), {"plugin": self.plugin, "code": self.code}
+        state = {"plugin": self.plugin, "code": self.code, "retryable": self.retryable}
+        return type(self), (self.message,), state
 
 
 class PluginInitializationError(PluginError):
@@ -92,6 +102,10 @@ class PluginDisabledError(PluginError):
 
 class CircuitOpenError(PluginError):
     """The plugin failed too often and is not called for a while."""
+
+
+class UnhealthyError(PluginError):
+    """A health check found something that does not work."""
 
 
 class RunnerStoppedError(PluginError):

@@ -3,15 +3,18 @@
 Locking
 -------
 ``_lock`` guards the registry's changes; looking a name up needs none, because a dictionary is read
-in one step. A plugin is guarded by its runner, which lets one call in at a time. The manager's lock
-is never held while a plugin's code runs, so a plugin may call its manager.
+in one step. A plugin is guarded by its runner, which lets in as many calls as it has slots. The
+manager's lock is never held while a plugin's code runs, so a plugin may call its manager.
 """
 
 from __future__ import annotations
 
 import itertools
 import logging
+import os
 import threading
+import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType, TracebackType
 
@@ -26,7 +29,7 @@ from dataflare._backend import (
     set_state,
 )
 from dataflare.batching import BatchPlugin, as_batch
-from dataflare.config import PluginManagerConfig
+from dataflare.config import PluginManagerConfig, seconds
 from dataflare.errors import (
     DuplicatePluginError,
     PluginError,
@@ -34,14 +37,23 @@ from dataflare.errors import (
     RunnerStoppedError,
     UnknownPluginError,
 )
+from dataflare.health import HealthReport, Probes, Verdict, check_pool, check_workers
 from dataflare.loading import make_plugin
 from dataflare.metrics import PluginMetrics
+from dataflare.monitor import Monitor, PluginStatus, Sample, SystemStatus, Totals
+from dataflare.recovery import DeadLetterSink
+from dataflare.service import PluginService
 from dataflare.tuner import next_batch_size
 from dataflare.types import PluginState, PoolStats
+from dataflare.workers import Workers
 
 __all__ = ["PluginManager"]
 
-_logger = logging.getLogger("dataflare")
+_logger = logging.getLogger("dataflare.manager")
+_managers: weakref.WeakSet[PluginManager] = weakref.WeakSet()
+
+SHARED_SLOTS = 32
+"""Calls that run a thread-safe instance at the same time, at most."""
 
 
 class PluginManager:
@@ -64,9 +76,20 @@ class PluginManager:
             raise TypeError(f"config must be a PluginManagerConfig, not {type(config).__name__}")
         self.config = config
         self.pool = MemoryPool(config.memory_pool_config)
+        batches = config.batch_config
+        self._workers = (
+            Workers(batches.parallelism)
+            if batches.enable_parallel and batches.parallelism > 1
+            else None
+        )
+        self._monitor = Monitor(config.max_samples)
+        self._probes = Probes()
+        self._last_health: HealthReport | None = None
         self._lock = threading.Lock()
-        self._runners: dict[str, PluginRunner] = {}
+        self._services: dict[str, PluginService] = {}
+        self._began = time.monotonic()
         self._closed = False
+        _managers.add(self)
 
     def __enter__(self) -> PluginManager:
         return self
@@ -80,11 +103,17 @@ class PluginManager:
         self.close()
 
     def __repr__(self) -> str:
-        state = "closed" if self._closed else f"plugins: {', '.join(self._runners) or 'none'}"
+        state = "closed" if self._closed else f"plugins: {', '.join(self._services) or 'none'}"
         return f"PluginManager({state})"
 
     def register_plugin(
-        self, name: str, plugin: object, config: Mapping[str, object] | None = None
+        self,
+        name: str,
+        plugin: object,
+        config: Mapping[str, object] | None = None,
+        *,
+        fallback: object = None,
+        dead_letters: object = None,
     ) -> None:
         """Put a plugin in service.
 
@@ -92,9 +121,15 @@ class PluginManager:
         ----------
         name : str
         plugin : DataFlarePlugin, class, callable without arguments, or str
-            An instance, what makes one, or where it is: ``"module:attribute"``.
+            An instance, what makes one, or where it is: ``"module:attribute"``. Of a class or
+            callable there will be as many instances as threads may work on a batch, at most
+            ``max_plugin_instances``; one if they are thread-safe.
         config : Mapping, optional
             Given to the plugin's `initialize`.
+        fallback : DataFlarePlugin, class, callable or str, optional
+            Processes the records that the plugin fails at, and all while its circuit is open.
+        dead_letters : callable, path, or DataFlarePlugin, optional
+            Gets the records that failed for good; see `DeadLetter`.
 
         Raises
         ------
@@ -106,19 +141,44 @@ class PluginManager:
             The plugin could not be made, or its `initialize` raised; nothing is registered.
         TypeError
             `plugin` is nothing that makes a plugin, or `name` is not a string.
+        OSError
+            The file for dead letters cannot be written.
         """
         self._check(name)
-        if name in self._runners:
+        if name in self._services:
             raise DuplicatePluginError(f"a plugin {name!r} is registered already", plugin=name)
-        instance = self._start(name, plugin, config)
-        with self._lock:
-            taken = self._closed or name in self._runners
-            if not taken:
-                self._runners[name] = PluginRunner(instance, self.pool)
-        if taken:  # by another thread, in the meantime
-            self._stop(name, instance)
-            self._check(name)
-            raise DuplicatePluginError(f"a plugin {name!r} is registered already", plugin=name)
+        sink = None if dead_letters is None else DeadLetterSink(dead_letters)
+        started: list[DataFlarePlugin] = []
+        try:
+            slots = self._start(name, plugin, config, started)
+            second = None
+            if fallback is not None:
+                second = self._start_one(name, make_plugin(fallback), config, started)
+            if sink is not None and sink.plugin is not None:
+                self._start_one(name, sink.plugin, config, started)
+            service = PluginService(
+                name,
+                slots,
+                self.pool,
+                self.config.failure_recovery,
+                self._workers,
+                second,
+                sink,
+            )
+            with self._lock:
+                taken = self._closed or name in self._services
+                if not taken:
+                    self._services[name] = service
+                    if len(self._services) == 1 and not self._monitor.is_running:
+                        self._watch()
+            if taken:  # by another thread, in the meantime
+                self._check(name)
+                raise DuplicatePluginError(f"a plugin {name!r} is registered already", plugin=name)
+        except BaseException:
+            self._stop(name, started)
+            if sink is not None:
+                sink.close()
+            raise
 
     def replace_plugin(
         self, name: str, plugin: object, config: Mapping[str, object] | None = None
@@ -126,7 +186,8 @@ class PluginManager:
         """Put another plugin in the place of one; no record is lost or seen twice.
 
         The new plugin is ready before the old one goes; a call that is running ends with the old
-        one. The metrics of the name go on.
+        one. The metrics of the name go on, its fallback and dead letters stay, and its circuit is
+        closed.
 
         Parameters
         ----------
@@ -134,21 +195,24 @@ class PluginManager:
             As of `register_plugin`.
         """
         self._check(name)
-        self._runner(name)
-        instance = self._start(name, plugin, config)
+        self._service(name)
+        started: list[DataFlarePlugin] = []
+        try:
+            slots = self._start(name, plugin, config, started)
+        except BaseException:
+            self._stop(name, started)
+            raise
         with self._lock:
-            old = self._runners.get(name)
-            if old is not None:
-                new = PluginRunner(instance, self.pool, old.counters)
-                new.enabled = old.enabled
-                self._runners[name] = new
+            service = self._services.get(name)
+            old = None if service is None else service.replace(slots)
         if old is None:  # unregistered by another thread, in the meantime
-            self._stop(name, instance)
+            self._stop(name, started)
             raise _unknown(name)
-        self._retire(name, old)
+        retired = list(dict.fromkeys(old.plugins))
+        old.stop(lambda: self._stop(name, retired))
 
     def unregister_plugin(self, name: str) -> None:
-        """Take a plugin out of service and clean it up, once the call that is running has ended.
+        """Take a plugin out of service and clean it up, once the calls that are running have ended.
 
         Parameters
         ----------
@@ -156,10 +220,10 @@ class PluginManager:
         """
         self._check(name)
         with self._lock:
-            runner = self._runners.pop(name, None)
-        if runner is None:
+            service = self._services.pop(name, None)
+        if service is None:
             raise _unknown(name)
-        self._retire(name, runner)
+        self._retire(service)
 
     def list_plugins(self) -> list[str]:
         """The names of the plugins in service, in the order of their registration.
@@ -168,10 +232,10 @@ class PluginManager:
         -------
         list of str
         """
-        return list(self._runners)
+        return list(self._services)
 
     def get_plugin(self, name: str) -> DataFlarePlugin:
-        """The plugin of a name.
+        """The plugin of a name; of several instances the first.
 
         Parameters
         ----------
@@ -181,7 +245,7 @@ class PluginManager:
         -------
         DataFlarePlugin
         """
-        return self._runner(name).plugin
+        return self._service(name).runner.plugin
 
     def enable_plugin(self, name: str) -> None:
         """Let a plugin that was disabled work again.
@@ -190,7 +254,7 @@ class PluginManager:
         ----------
         name : str
         """
-        self._runner(name).enabled = True
+        self._service(name).runner.enabled = True
 
     def disable_plugin(self, name: str) -> None:
         """Let a plugin raise `PluginDisabledError` until it is enabled again.
@@ -199,7 +263,7 @@ class PluginManager:
         ----------
         name : str
         """
-        self._runner(name).enabled = False
+        self._service(name).runner.enabled = False
 
     def process_record(self, name: str, record: PluginRecord) -> PluginResult:
         """Run a plugin on one record.
@@ -219,11 +283,11 @@ class PluginManager:
             The record failed; the plugin's own exception is the ``__cause__``.
         """
         while True:
-            runner = self._runners.get(name) or self._runner(name)
+            runner = (self._services.get(name) or self._service(name)).runner
             try:
                 return runner.process_record(record)
             except RunnerStoppedError:
-                if self._runners.get(name) is runner:
+                if self._is_current(name, runner):
                     raise
 
     def process_batch(self, name: str, records: object) -> BatchResult:
@@ -241,17 +305,17 @@ class PluginManager:
         Raises
         ------
         PluginError
-            The plugin is unknown or disabled, or takes whole batches and failed as a whole.
+            The plugin is unknown or disabled.
         TypeError, ValueError
             `records` cannot be a batch; see `RecordBatch.from_values`.
         """
-        batch = as_batch(records)
+        batch = records if type(records) is RecordBatch else as_batch(records)
         while True:
-            runner = self._runners.get(name) or self._runner(name)
+            runner = (self._services.get(name) or self._service(name)).runner
             try:
                 return runner.process_batch(batch)
             except RunnerStoppedError:
-                if self._runners.get(name) is runner:
+                if self._is_current(name, runner):
                     raise
 
     def process_stream(self, name: str, records: Iterable[object]) -> Iterator[BatchResult]:
@@ -270,7 +334,7 @@ class PluginManager:
         -------
         iterator of BatchResult
         """
-        self._runner(name)
+        self._service(name)
         if isinstance(records, str | bytes | bytearray | memoryview | Mapping) or not isinstance(
             records, Iterable
         ):
@@ -287,7 +351,7 @@ class PluginManager:
 
     def _next_size(self, name: str, size: int, result: BatchResult) -> int:
         config = self.config.batch_config
-        if not config.enable_auto_optimization:
+        if not (config.enable_auto_optimization and self.config.enable_auto_optimization):
             return size
         latency, throughput = result.processing_time, result.throughput_per_second
         plugin = self.get_plugin(name)
@@ -312,8 +376,8 @@ class PluginManager:
         PluginMetrics or None
             None if there is no plugin of that name.
         """
-        runner = self._runners.get(name)
-        return None if runner is None else PluginMetrics.of(runner.counters)
+        service = self._services.get(name)
+        return None if service is None else _metrics_of(service)
 
     def get_all_metrics(self) -> dict[str, PluginMetrics]:
         """What every plugin did so far, by name.
@@ -322,9 +386,7 @@ class PluginManager:
         -------
         dict of str to PluginMetrics
         """
-        return {
-            name: PluginMetrics.of(runner.counters) for name, runner in self._runners.copy().items()
-        }
+        return {name: _metrics_of(service) for name, service in self._services.copy().items()}
 
     def get_memory_pool_stats(self) -> PoolStats | None:
         """The counts of the manager's memory pool.
@@ -336,17 +398,105 @@ class PluginManager:
         """
         return self.pool.get_stats()
 
-    def close(self) -> None:
-        """Clean every plugin up and close the pool; closing twice is fine.
+    def health_check(self, timeout: float | None = None) -> HealthReport:
+        """Ask every plugin, the pool and the workers how they are.
 
-        Results stay valid.
+        A plugin is asked in a thread of its own, also while it is processing.
+
+        Parameters
+        ----------
+        timeout : float, optional
+            Seconds that all plugins have to answer; ``config.health_check_timeout`` if not given.
+
+        Returns
+        -------
+        HealthReport
+        """
+        limit = self.config.health_check_timeout if timeout is None else seconds("timeout", timeout)
+        report = HealthReport(
+            plugins=self._probes.check(self._services.copy(), limit),
+            pool=check_pool(self.pool),
+            workers=check_workers(self._workers),
+            checked_at=time.time(),
+        )
+        if report.verdict is not Verdict.HEALTHY:
+            for part, health in report.parts().items():
+                if health.verdict is not Verdict.HEALTHY:
+                    _logger.warning("%s is %s: %s", part, health.verdict.value, health.reason)
+        self._last_health = report
+        return report
+
+    @property
+    def last_health(self) -> HealthReport | None:
+        """HealthReport or None: What the latest health check found."""
+        return self._last_health
+
+    def take_sample(self) -> Sample:
+        """Keep a sample of all metrics, as happens every ``config.monitoring_interval`` seconds.
+
+        Returns
+        -------
+        Sample
+        """
+        return self._monitor.take(self._services.copy(), self.pool)
+
+    @property
+    def samples(self) -> list[Sample]:
+        """list of Sample: The latest ``config.max_samples``, the oldest first."""
+        return self._monitor.samples
+
+    def get_system_status(self) -> SystemStatus:
+        """State, plugins, threads, memory and totals.
+
+        Returns
+        -------
+        SystemStatus
+        """
+        services = self._services.copy()
+        counted = [service.counters for service in services.values()]
+        return SystemStatus(
+            state="closed" if self._closed else "running",
+            uptime=time.monotonic() - self._began,
+            plugins={
+                name: PluginStatus(
+                    state=service.runner.plugin.get_state(),
+                    enabled=service.runner.enabled,
+                    instances=len(service.instances),
+                    running=service.runner.running,
+                    circuit=service.breaker.state,
+                    times_opened=service.breaker.times_opened,
+                )
+                for name, service in services.items()
+            },
+            workers=0 if self._workers is None else self._workers.alive,
+            max_workers=0 if self._workers is None else self._workers.size - 1,
+            memory=self.pool.get_stats(),
+            totals=Totals(
+                total_processed=sum(each.records for each in counted),
+                successful=sum(each.success for each in counted),
+                filtered=sum(each.filtered for each in counted),
+                skipped=sum(each.skipped for each in counted),
+                failed=sum(each.failed for each in counted),
+                dead_lettered=sum(each.dead_lettered for each in counted),
+                bytes_in=sum(each.bytes_in for each in counted),
+                bytes_out=sum(each.bytes_out for each in counted),
+            ),
+        )
+
+    def close(self) -> None:
+        """End the threads, clean every plugin up and close the pool; closing twice is fine.
+
+        Calls that are running end first. Results stay valid.
         """
         with self._lock:
             self._closed = True
-            runners = self._runners
-            self._runners = {}
-        for name, runner in runners.items():
-            self._retire(name, runner)
+            services = self._services
+            self._services = {}
+        self._monitor.stop()
+        for service in services.values():
+            self._retire(service)
+        if self._workers is not None:
+            self._workers.close()
         self.pool.close()
 
     def _check(self, name: object) -> None:
@@ -357,20 +507,50 @@ class PluginManager:
         if not name:
             raise ValueError("the name of a plugin cannot be empty")
 
-    def _runner(self, name: str) -> PluginRunner:
+    def _service(self, name: str) -> PluginService:
         self._check(name)
-        runner = self._runners.get(name)
-        if runner is None:
+        service = self._services.get(name)
+        if service is None:
             raise _unknown(name)
-        return runner
+        return service
+
+    def _is_current(self, name: str, runner: PluginRunner) -> bool:
+        service = self._services.get(name)
+        return service is not None and service.runner is runner
 
     def _start(
-        self, name: str, plugin: object, config: Mapping[str, object] | None
+        self,
+        name: str,
+        plugin: object,
+        config: Mapping[str, object] | None,
+        started: list[DataFlarePlugin],
+    ) -> list[DataFlarePlugin]:
+        """Instances that are ready, one for each slot; `started` gets each of them once."""
+        first = self._start_one(name, make_plugin(plugin), config, started)
+        if first.thread_safe:
+            return [first] * SHARED_SLOTS
+        batches = self.config.batch_config
+        if first is plugin or self._workers is None:
+            return [first]
+        count = min(batches.parallelism, self.config.max_plugin_instances)
+        while len(started) < count:
+            instance = make_plugin(plugin)
+            if any(instance is each for each in started):
+                break  # the factory, or the attribute of the module, is always the same one
+            self._start_one(name, instance, config, started)
+        return list(started)
+
+    def _start_one(
+        self,
+        name: str,
+        instance: DataFlarePlugin,
+        config: Mapping[str, object] | None,
+        started: list[DataFlarePlugin],
     ) -> DataFlarePlugin:
         if config is not None and not isinstance(config, Mapping):
             raise TypeError(f"the configuration must be a mapping, not {type(config).__name__}")
-        instance = make_plugin(plugin)
-        if any(runner.plugin is instance for runner in self._runners.copy().values()):
+        services = self._services.copy().values()
+        if any(instance is each for service in services for each in service.instances):
             raise DuplicatePluginError(
                 "this plugin instance is registered already: register another one", plugin=name
             )
@@ -384,23 +564,62 @@ class PluginManager:
                 plugin=name,
             ) from error
         set_state(instance, PluginState.READY)
-        _logger.debug("plugin %r is ready", name)
+        started.append(instance)
         return instance
 
-    def _retire(self, name: str, runner: PluginRunner) -> None:
-        runner.stop()
-        self._stop(name, runner.plugin)
+    def _watch(self) -> None:
+        self._monitor.watch(
+            self, self.config.monitoring_interval, self.config.health_check_interval
+        )
+
+    def _retire(self, service: PluginService) -> None:
+        plugins = service.instances
+        if service.fallback is not None:
+            plugins.append(service.fallback)
+        sink = service.dead_letters
+        if sink is not None and sink.plugin is not None:
+            plugins.append(sink.plugin)
+
+        def at_end() -> None:
+            self._stop(service.name, plugins)
+            if sink is not None:
+                sink.close()
+
+        service.end(at_end)
 
     @staticmethod
-    def _stop(name: str, plugin: DataFlarePlugin) -> None:
-        try:
-            plugin.cleanup()
-        except Exception:
-            set_state(plugin, PluginState.ERROR)
-            _logger.exception("cleaning the plugin %r up failed", name)
-        else:
-            set_state(plugin, PluginState.STOPPED)
-            _logger.debug("plugin %r is stopped", name)
+    def _stop(name: str, plugins: Iterable[DataFlarePlugin]) -> None:
+        for plugin in plugins:
+            try:
+                plugin.cleanup()
+            except Exception:
+                set_state(plugin, PluginState.ERROR)
+                _logger.exception("cleaning the plugin %r up failed", name)
+            else:
+                set_state(plugin, PluginState.STOPPED)
+
+    def _after_fork(self) -> None:
+        """In the child of a fork, where other threads are gone."""
+        self._lock = threading.Lock()
+        self._probes = Probes()
+        for service in self._services.values():
+            service.after_fork()
+        if self._workers is not None:
+            self._workers.after_fork()
+        if self._monitor.after_fork() and not self._closed:
+            self._watch()
+
+
+def _after_fork() -> None:
+    for manager in list(_managers):
+        manager._after_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def _metrics_of(service: PluginService) -> PluginMetrics:
+    return PluginMetrics.of(service.counters, service.exclusive_times())
 
 
 def _unknown(name: str) -> UnknownPluginError:

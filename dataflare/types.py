@@ -9,6 +9,7 @@ from dataclasses import dataclass
 __all__ = [
     "API_VERSION",
     "BufferSize",
+    "CircuitState",
     "ClassStats",
     "PluginInfo",
     "PluginState",
@@ -41,6 +42,14 @@ class PluginState(enum.Enum):
     RUNNING = "running"
     ERROR = "error"
     STOPPED = "stopped"
+
+
+class CircuitState(enum.Enum):
+    """What a plugin's circuit breaker lets through."""
+
+    CLOSED = "closed"
+    OPEN = "open"
+    HALF_OPEN = "half open"
 
 
 @dataclass(frozen=True)

@@ -306,6 +306,29 @@ cdef class RecordBatch:
             self.metadata and [None if m is None else dict(m) for m in self.metadata],
         )
 
+    def take(self, indices):
+        """The records at some places, in that order; no value is copied.
+
+        Parameters
+        ----------
+        indices : sequence of int
+            From 0 on; the same one may come more than once.
+
+        Returns
+        -------
+        RecordBatch
+
+        Raises
+        ------
+        IndexError
+            There is no record at one of them.
+        """
+        chosen = list(indices)
+        for index in chosen:
+            if not 0 <= index < self.columns.length:
+                raise IndexError(f"record {index} of a batch of {self.columns.length}")
+        return pick(self, chosen)
+
     def to_pylist(self):
         """The values.
 

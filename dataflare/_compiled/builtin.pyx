@@ -68,6 +68,7 @@ cdef class Contains(Filter):
     needle : bytes or str
         A string counts as its UTF-8 form; an empty one is in every record.
     """
+    thread_safe = True
     cdef readonly bytes needle
     cdef dfk_needle prepared             # leads into `needle`
 
@@ -129,6 +130,7 @@ cdef class StartsWith(Filter):
     prefix : bytes or str
         A string counts as its UTF-8 form; every record starts with an empty one.
     """
+    thread_safe = True
     cdef readonly bytes prefix
     cdef df_view start                   # leads into `prefix`
 
@@ -217,6 +219,7 @@ cdef Py_ssize_t dense_until(const df_batch *batch, Py_ssize_t start) noexcept no
 @cython.final
 cdef class Upper(NativePluginABI1):
     """Upper-cases the ASCII letters; all other bytes stay as they are."""
+    thread_safe = True
 
     def info(self):
         return describe(self, PluginType.TRANSFORMER)
@@ -241,6 +244,7 @@ cdef class Upper(NativePluginABI1):
 @cython.final
 cdef class Lower(NativePluginABI1):
     """Lower-cases the ASCII letters; all other bytes stay as they are."""
+    thread_safe = True
 
     def info(self):
         return describe(self, PluginType.TRANSFORMER)
@@ -274,6 +278,7 @@ cdef class Replace(NativePluginABI1):
         Not empty.
     new : bytes or str
     """
+    thread_safe = True
     cdef readonly bytes old
     cdef readonly bytes new
     cdef dfk_needle prepared             # leads into `old`
@@ -354,6 +359,7 @@ cdef class Regex(NativePluginABI1):
     PluginConfigurationError
         The pattern is not a regular expression, or has no such group.
     """
+    thread_safe = True
     cdef readonly bytes pattern
     cdef readonly object group
     cdef readonly object flags
@@ -426,6 +432,7 @@ cdef class JsonField(NativePluginABI1):
     PluginConfigurationError
         The package msgspec is not installed.
     """
+    thread_safe = True
     cdef readonly str name
     cdef readonly str missing
     cdef object decode

@@ -17,13 +17,28 @@ cdef class Histogram:
     cdef void c_record(self, int64_t value, int64_t count) noexcept nogil
 
 
+cdef enum:
+    CHUNKS = 16                          # of the window of outcomes
+    SECONDS = 16                         # of the ring of rates; a power of two
+
+
 cdef class PluginCounters:
-    cdef readonly int64_t records, success, filtered, skipped, failed
+    # Invariants: `records` is the sum of the five outcomes. The window's totals are the sums over
+    # its chunks. rates[s % SECONDS] counts the records of second `rate_seconds[s % SECONDS]`.
+    cdef readonly int64_t records, success, filtered, skipped, failed, dead_lettered
+    cdef readonly int64_t retries, fallbacks
     cdef readonly int64_t bytes_in, bytes_out, batches, busy_ns
     cdef readonly Histogram latency
     cdef readonly Histogram batch_latency
+    cdef readonly int64_t window_records, window_failed
+    cdef int64_t chunk_size
+    cdef int chunk
+    cdef int64_t[CHUNKS] chunk_records
+    cdef int64_t[CHUNKS] chunk_failed
+    cdef int64_t[SECONDS] rates
+    cdef int64_t[SECONDS] rate_seconds
 
     cdef void c_observe(
         self, int64_t records, int64_t success, int64_t filtered, int64_t skipped, int64_t failed,
-        int64_t bytes_in, int64_t bytes_out, int64_t elapsed_ns
+        int64_t bytes_in, int64_t bytes_out, int64_t elapsed_ns, int64_t now_ns
     ) noexcept nogil

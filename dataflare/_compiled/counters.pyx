@@ -9,6 +9,8 @@ cimport cython
 from libc.math cimport ceil
 from libc.string cimport memset
 
+import time
+
 cdef extern from *:
     """
     #if defined(__GNUC__) || defined(__clang__)
@@ -93,6 +95,67 @@ cdef class Histogram:
         for i in range(BUCKETS):
             self.buckets[i] += other.buckets[i]
 
+    def copy(self):
+        """The same distribution, that does not change any more.
+
+        Returns
+        -------
+        Histogram
+        """
+        cdef Histogram other = Histogram.__new__(Histogram)
+        other.merge(self)
+        return other
+
+    def since(self, Histogram earlier not None):
+        """What was recorded after a copy was taken.
+
+        Parameters
+        ----------
+        earlier : Histogram
+            A `copy` of this one.
+
+        Returns
+        -------
+        Histogram
+            Its extremes are those of its buckets, at most 1/32 too high.
+        """
+        cdef Histogram rest = Histogram.__new__(Histogram)
+        cdef Py_ssize_t i
+        cdef bint first = True
+        rest.count = self.count - earlier.count
+        rest.sum = self.sum - earlier.sum
+        for i in range(BUCKETS):
+            rest.buckets[i] = self.buckets[i] - earlier.buckets[i]
+            if rest.buckets[i]:
+                rest.max = max(min(highest_of(i), self.max), self.min)
+                if first:
+                    rest.min = rest.max
+                    first = False
+        return rest
+
+    def cumulative(self, bounds):
+        """How many values were recorded up to each of some bounds.
+
+        Parameters
+        ----------
+        bounds : sequence of int
+            Ascending.
+
+        Returns
+        -------
+        list of int
+            A value counts under a bound that is less than 1/32 below it, too.
+        """
+        cdef int64_t bound, seen = 0
+        cdef Py_ssize_t i = 0
+        counts = []
+        for bound in bounds:
+            while i < BUCKETS and i <= bucket_of(max(bound, 0)):
+                seen += self.buckets[i]
+                i += 1
+            counts.append(seen)
+        return counts
+
     def percentile(self, double percent):
         """The value that `percent` of all recorded values do not exceed.
 
@@ -127,22 +190,80 @@ cdef class Histogram:
 
 @cython.final
 cdef class PluginCounters:
-    """What one plugin did: records by outcome, bytes, time."""
+    """What one plugin did: records by outcome, bytes, time.
 
-    def __cinit__(self):
+    Parameters
+    ----------
+    window : int
+        Records in the sliding window of outcomes, `window_records` and `window_failed`. It slides
+        in sixteenths of itself, and whole batches stay together, so it holds at least as many once
+        they have come in.
+    """
+
+    def __cinit__(self, int64_t window=1024):
+        if window < 1:
+            raise ValueError(f"the window must have at least 1 record, not {window}")
         self.latency = Histogram()
         self.batch_latency = Histogram()
+        self.chunk_size = (window + CHUNKS - 2) // (CHUNKS - 1)
+        self.reset_window()
 
     def observe(self, int64_t records, int64_t success, int64_t filtered, int64_t skipped,
                 int64_t failed, int64_t bytes_in, int64_t bytes_out, int64_t elapsed_ns):
         """Count one batch; its time is shared out evenly among its records."""
         self.c_observe(records, success, filtered, skipped, failed,
-                       bytes_in, bytes_out, elapsed_ns)
+                       bytes_in, bytes_out, elapsed_ns, time.monotonic_ns())
+
+    def count_recovery(self, int64_t retries=0, int64_t fallbacks=0, int64_t dead_lettered=0):
+        """Count further attempts, records that a fallback processed, and dead letters.
+
+        Dead letters were counted as failed before, and are not any more. What a fallback had to
+        process counts as failed in the window.
+        """
+        self.retries += retries
+        self.fallbacks += fallbacks
+        self.window_failed += fallbacks
+        self.chunk_failed[self.chunk] += fallbacks
+        self.dead_lettered += dead_lettered
+        self.failed -= dead_lettered
+
+    def reset_window(self):
+        """Begin a new window of outcomes."""
+        self.chunk = 0
+        self.window_records = self.window_failed = 0
+        memset(self.chunk_records, 0, sizeof(self.chunk_records))
+        memset(self.chunk_failed, 0, sizeof(self.chunk_failed))
+
+    def recent_throughput(self, int seconds=10, now_ns=None):
+        """Records per second of wall time, over the last whole seconds.
+
+        Parameters
+        ----------
+        seconds : int
+            From 1 to 15.
+        now_ns : int, optional
+            What `time.monotonic_ns` says.
+
+        Returns
+        -------
+        float
+        """
+        if not 1 <= seconds < SECONDS:
+            raise ValueError(f"seconds must be between 1 and {SECONDS - 1}, not {seconds}")
+        cdef int64_t now = (time.monotonic_ns() if now_ns is None else now_ns) // 1_000_000_000
+        cdef int64_t total = 0, i
+        for i in range(SECONDS):
+            if now - seconds <= self.rate_seconds[i] < now:
+                total += self.rates[i]
+        return <double>total / seconds
 
     cdef void c_observe(
         self, int64_t records, int64_t success, int64_t filtered, int64_t skipped, int64_t failed,
-        int64_t bytes_in, int64_t bytes_out, int64_t elapsed_ns
+        int64_t bytes_in, int64_t bytes_out, int64_t elapsed_ns, int64_t now_ns
     ) noexcept nogil:
+        cdef int64_t second = now_ns // 1_000_000_000
+        cdef Py_ssize_t slot = <Py_ssize_t>(second & (SECONDS - 1))
+        cdef int chunk = self.chunk
         self.records += records
         self.success += success
         self.filtered += filtered
@@ -155,3 +276,16 @@ cdef class PluginCounters:
         self.batch_latency.c_record(elapsed_ns, 1)
         if records:
             self.latency.c_record(elapsed_ns // records, records)
+        if self.rate_seconds[slot] != second:
+            self.rate_seconds[slot] = second
+            self.rates[slot] = 0
+        self.rates[slot] += records
+        if self.chunk_records[chunk] >= self.chunk_size:  # full: the oldest one makes room
+            chunk = self.chunk = (chunk + 1) % CHUNKS
+            self.window_records -= self.chunk_records[chunk]
+            self.window_failed -= self.chunk_failed[chunk]
+            self.chunk_records[chunk] = self.chunk_failed[chunk] = 0
+        self.chunk_records[chunk] += records
+        self.chunk_failed[chunk] += failed
+        self.window_records += records
+        self.window_failed += failed

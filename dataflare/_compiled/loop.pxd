@@ -1,3 +1,5 @@
+from libc.stdint cimport int64_t
+
 from dataflare._compiled.batch cimport RecordBatch
 from dataflare._compiled.pool cimport MemoryPool
 from dataflare._compiled.record cimport PluginRecord, PluginResult
@@ -5,4 +7,4 @@ from dataflare._compiled.result cimport BatchResult
 
 
 cdef PluginResult run_one(object plugin, PluginRecord record)
-cdef BatchResult run(object plugin, RecordBatch batch, MemoryPool pool)
+cdef BatchResult run(object plugin, RecordBatch batch, MemoryPool pool, int64_t deadline)

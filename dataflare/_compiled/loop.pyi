@@ -6,5 +6,8 @@ from dataflare._compiled.result import BatchResult
 
 def run_record(plugin: DataFlarePlugin, record: PluginRecord) -> PluginResult: ...
 def run_batch(
-    plugin: DataFlarePlugin, batch: RecordBatch, pool: MemoryPool | None = None
+    plugin: DataFlarePlugin,
+    batch: RecordBatch,
+    pool: MemoryPool | None = None,
+    timeout: float | None = None,
 ) -> BatchResult: ...

@@ -6,12 +6,13 @@ on with the next record: nothing is set up or looked at per record for the case 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.ref cimport Py_INCREF
 from cpython.tuple cimport PyTuple_New, PyTuple_SET_ITEM
-from libc.stdint cimport uint8_t
+from libc.stdint cimport int64_t, uint8_t
 from libc.string cimport memset
 
 from dataflare._compiled.arena cimport Arena
 from dataflare._compiled.batch cimport RecordBatch, from_columns, new_views
 from dataflare._compiled.chain cimport Chain
+from dataflare._compiled.clock cimport Pace, begin_pace, is_late, nanoseconds, next_lap
 from dataflare._compiled.output cimport Output, plugin_name
 from dataflare._compiled.plugin cimport (
     FilterPlugin, MapPlugin, NativePluginABI1, as_bytes, process_single
@@ -22,9 +23,11 @@ from dataflare._compiled.result cimport (
     BatchResult, Gathering, as_plugin_error, finish_result, make_result, raise_wrong_type,
     record_error
 )
-from dataflare._compiled.types cimport DF_ERROR, DF_FILTERED, DF_SKIP, DF_SUCCESS, df_view
+from dataflare._compiled.types cimport (
+    DF_ERROR, DF_FILTERED, DF_SKIP, DF_SUCCESS, df_batch, df_view
+)
 
-from dataflare.errors import PluginProcessingError
+from dataflare.errors import PluginProcessingError, PluginTimeoutError
 
 
 def run_record(plugin, PluginRecord record not None):
@@ -47,7 +50,7 @@ def run_record(plugin, PluginRecord record not None):
     return run_one(plugin, record)
 
 
-def run_batch(plugin, RecordBatch batch not None, MemoryPool pool=None):
+def run_batch(plugin, RecordBatch batch not None, MemoryPool pool=None, timeout=None):
     """Run a plugin on every record of a batch.
 
     Parameters
@@ -56,13 +59,21 @@ def run_batch(plugin, RecordBatch batch not None, MemoryPool pool=None):
     batch : RecordBatch
     pool : MemoryPool, optional
         Where output is written; the system's allocator if not given.
+    timeout : float, optional
+        Seconds after which no further record is begun: what is left fails with
+        `PluginTimeoutError`. A record that is being processed is not interrupted, nor is a plugin
+        that takes whole batches.
 
     Returns
     -------
     BatchResult
         ``processing_time`` is left at 0; who calls measures.
     """
-    return run(plugin, batch, pool)
+    return run(plugin, batch, pool, deadline_after(timeout))
+
+
+cdef int64_t deadline_after(object timeout) except? -1:
+    return 0 if timeout is None else nanoseconds() + <int64_t>(timeout * 1e9)
 
 
 cdef PluginResult run_one(object plugin, PluginRecord record):
@@ -77,40 +88,77 @@ cdef PluginResult run_one(object plugin, PluginRecord record):
     return result
 
 
-cdef BatchResult run(object plugin, RecordBatch batch, MemoryPool pool):
+cdef BatchResult run(object plugin, RecordBatch batch, MemoryPool pool, int64_t deadline):
     if isinstance(plugin, NativePluginABI1):
-        return run_native(plugin, batch, pool)
+        return run_native(plugin, batch, pool, deadline)
     if type(plugin) is MapPlugin:
-        return run_map(plugin, batch, pool)
+        return run_map(plugin, batch, pool, deadline)
     if type(plugin) is FilterPlugin:
-        return run_filter(plugin, batch, pool)
+        return run_filter(plugin, batch, pool, deadline)
     if isinstance(plugin, Chain):
-        return run_chain(plugin, batch, pool)
+        return run_chain(plugin, batch, pool, deadline)
     if hasattr(plugin, "process_batch"):
         return run_whole(plugin, batch)
-    return run_python(plugin, batch, pool)
+    return run_python(plugin, batch, pool, deadline)
 
 
-cdef BatchResult run_native(NativePluginABI1 plugin, RecordBatch batch, MemoryPool pool):
+cdef object too_late(object plugin):
+    return PluginTimeoutError(
+        "the batch reached its time limit before this record", plugin=plugin
+    )
+
+
+cdef BatchResult run_native(NativePluginABI1 plugin, RecordBatch batch, MemoryPool pool,
+                            int64_t deadline):
     cdef Output output = Output.__new__(Output)
     cdef Py_ssize_t length = batch.columns.length
     output.begin(batch, pool)
-    while output.run.out.position < length:
-        try:
-            if plugin.needs_gil:
-                plugin.c_process_batch(&batch.columns, &output.run.out)
-            else:
-                with nogil:
-                    plugin.c_process_batch(&batch.columns, &output.run.out)
-            break
-        except Exception as error:
-            if output.run.out.position >= length:
-                raise  # not the failure of any record
-            output.catch(error)
+    if deadline:
+        run_until(plugin, output, batch, deadline)
+    else:
+        run_up_to(plugin, output, &batch.columns)
     return output.finish(batch, plugin)
 
 
-cdef BatchResult run_map(MapPlugin plugin, RecordBatch batch, MemoryPool pool):
+cdef int run_up_to(NativePluginABI1 plugin, Output output, const df_batch *columns) except -1:
+    """Every record from the output's position to the end of the columns."""
+    while output.run.out.position < columns.length:
+        try:
+            if plugin.needs_gil:
+                plugin.c_process_batch(columns, &output.run.out)
+            else:
+                with nogil:
+                    plugin.c_process_batch(columns, &output.run.out)
+            break
+        except Exception as error:
+            if output.run.out.position >= columns.length:
+                raise  # not the failure of any record
+            output.catch(error)
+    return 0
+
+
+cdef int run_until(NativePluginABI1 plugin, Output output, RecordBatch batch,
+                   int64_t deadline) except -1:
+    """Lap by lap; a plugin of a whole batch sees a batch that grows, from where it stopped."""
+    cdef Py_ssize_t stop = 0, length = batch.columns.length
+    cdef df_batch columns
+    cdef Pace pace
+    begin_pace(&pace, deadline)
+    while stop < length:
+        stop = min(stop + pace.lap, length)
+        columns = batch.cut(0, stop).columns
+        output.run.out.total = stop
+        run_up_to(plugin, output, &columns)
+        output.settle_rest()
+        if stop < length and next_lap(&pace):
+            output.run.out.total = length
+            output.expire(too_late(plugin_name(plugin)))
+            break
+    output.run.out.total = length
+    return 0
+
+
+cdef BatchResult run_map(MapPlugin plugin, RecordBatch batch, MemoryPool pool, int64_t deadline):
     """The views of the output are filled while each new value is still in the cache."""
     cdef Py_ssize_t i = 0, made = 0, total = 0, length = batch.columns.length
     cdef object function = plugin.function
@@ -119,9 +167,11 @@ cdef BatchResult run_map(MapPlugin plugin, RecordBatch batch, MemoryPool pool):
     cdef df_view *values = new_views(arena, length)
     cdef list errors = []
     cdef tuple objects = PyTuple_New(length)
+    cdef Pace pace
+    begin_pace(&pace, deadline)
     while i < length:
         try:
-            while i < length:
+            while i < length and not is_late(&pace):
                 data = function(batch.value_at(i))
                 if type(data) is not bytes:
                     data = as_bytes(data)
@@ -137,6 +187,8 @@ cdef BatchResult run_map(MapPlugin plugin, RecordBatch batch, MemoryPool pool):
             errors.append((i, record_error(error, plugin.name)))
             status[i] = DF_ERROR
             i += 1
+        if pace.late:
+            i = expire(status, i, length, errors, plugin.name)
     if made < length:
         objects = objects[:made]
     cdef RecordBatch output = from_columns(values, made, (arena, objects))
@@ -145,7 +197,8 @@ cdef BatchResult run_map(MapPlugin plugin, RecordBatch batch, MemoryPool pool):
     return finish_result(batch, status, arena, output, errors, None, pool)
 
 
-cdef BatchResult run_filter(FilterPlugin plugin, RecordBatch batch, MemoryPool pool):
+cdef BatchResult run_filter(FilterPlugin plugin, RecordBatch batch, MemoryPool pool,
+                            int64_t deadline):
     cdef Py_ssize_t i = 0, kept = 0, length = batch.columns.length
     cdef object function = plugin.function
     cdef Arena arena = Arena(pool)
@@ -153,9 +206,11 @@ cdef BatchResult run_filter(FilterPlugin plugin, RecordBatch batch, MemoryPool p
     cdef df_view *values = new_views(arena, length)
     cdef list errors = []
     cdef list objects = None if batch.objects is None else []
+    cdef Pace pace
+    begin_pace(&pace, deadline)
     while i < length:
         try:
-            while i < length:
+            while i < length and not is_late(&pace):
                 value = batch.value_at(i)
                 if function(value):
                     if objects is not None:
@@ -170,26 +225,45 @@ cdef BatchResult run_filter(FilterPlugin plugin, RecordBatch batch, MemoryPool p
             errors.append((i, record_error(error, plugin.name)))
             status[i] = DF_ERROR
             i += 1
+        if pace.late:
+            i = expire(status, i, length, errors, plugin.name)
     cdef RecordBatch output = from_columns(values, kept, (arena, *batch.owners))
     if objects is not None:
         output.objects = tuple(objects)
     return finish_result(batch, status, arena, output, errors, None, pool)
 
 
-cdef BatchResult run_python(object plugin, RecordBatch batch, MemoryPool pool):
+cdef Py_ssize_t expire(uint8_t *status, Py_ssize_t i, Py_ssize_t length, list errors,
+                       object plugin) except -1:
+    """The records from `i` on were not reached in time."""
+    error = too_late(plugin)
+    while i < length:
+        errors.append((i, error))
+        status[i] = DF_ERROR
+        i += 1
+    return i
+
+
+cdef BatchResult run_python(object plugin, RecordBatch batch, MemoryPool pool, int64_t deadline):
     cdef Gathering gathering = Gathering(batch, pool)
     cdef Py_ssize_t length = batch.columns.length
     cdef str name = None
+    cdef Pace pace
+    begin_pace(&pace, deadline)
     process = plugin.process
     while gathering.position < length:
         try:
-            while gathering.position < length:
+            while gathering.position < length and not is_late(&pace):
                 result = process(batch.record_at(gathering.position))
                 if type(result) is not PluginResult:
                     raise_wrong_type(result)
                 gathering.add(result)
         except Exception as error:
             gathering.fail(record_error(error, None))
+        if pace.late:
+            late = too_late(None)
+            while gathering.position < length:
+                gathering.fail(late)
     for _, error in gathering.errors:
         if error.plugin is None:
             name = name or plugin_name(plugin)
@@ -198,41 +272,52 @@ cdef BatchResult run_python(object plugin, RecordBatch batch, MemoryPool pool):
 
 
 cdef BatchResult run_whole(object plugin, RecordBatch batch):
-    """A plugin that takes batches; what it raises is its own failure, not that of a record."""
+    """A plugin that takes batches; what it raises is the failure of every record."""
     name = plugin_name(plugin)
     try:
         result = plugin.process_batch(batch)
+        if not isinstance(result, BatchResult):
+            raise PluginProcessingError(
+                f"process_batch returned {type(result).__name__}, not a BatchResult"
+            )
+        if (<BatchResult>result).total != batch.columns.length:
+            raise PluginProcessingError(
+                f"process_batch returned {(<BatchResult>result).total} results "
+                f"for {batch.columns.length} records"
+            )
     except Exception as error:
-        raise as_plugin_error(error, name)
-    if not isinstance(result, BatchResult):
-        raise PluginProcessingError(
-            f"process_batch returned {type(result).__name__}, not a BatchResult", plugin=name
-        )
-    if (<BatchResult>result).total != batch.columns.length:
-        raise PluginProcessingError(
-            f"process_batch returned {(<BatchResult>result).total} results "
-            f"for {batch.columns.length} records",
-            plugin=name,
-        )
+        return BatchResult.failed(batch, record_error(error, name))
     return result
 
 
-cdef BatchResult run_chain(Chain chain, RecordBatch batch, MemoryPool pool):
-    cdef Py_ssize_t i, place, length = batch.columns.length
+cdef BatchResult run_chain(Chain chain, RecordBatch batch, MemoryPool pool, int64_t deadline):
+    cdef int64_t began
+    cdef BatchResult result
+    if len(chain.stages) > 1:
+        return run_stages(chain, batch, pool, deadline)
+    began = nanoseconds()
+    result = run(chain.stages[0], batch, pool, deadline)
+    chain.stage_ns[0] += nanoseconds() - began
+    return result
+
+
+cdef BatchResult run_stages(Chain chain, RecordBatch batch, MemoryPool pool, int64_t deadline):
+    cdef Py_ssize_t i, place, at, length = batch.columns.length
     cdef Arena arena = Arena(pool), scratch = Arena(pool)
     cdef uint8_t *status = <uint8_t *>arena.allocate(length)
     # origin[i] is the position in the input of record i of the batch between two stages.
     cdef Py_ssize_t *origin = <Py_ssize_t *>scratch.allocate(length * sizeof(Py_ssize_t))
     cdef RecordBatch current = batch
     cdef BatchResult result
+    cdef int64_t began
     cdef list errors = [], given = None, given_before
-    if len(chain.stages) == 1:
-        return run(chain.stages[0], batch, pool)
     memset(status, DF_SKIP, <size_t>length)
     for i in range(length):
         origin[i] = i
-    for stage in chain.stages:
-        result = run(stage, current, pool)
+    for at, stage in enumerate(chain.stages):
+        began = nanoseconds()
+        result = run(stage, current, pool, deadline)
+        chain.stage_ns[at] += nanoseconds() - began
         errors.extend([(origin[index], error) for index, error in result.errors])
         given_before = given
         given = [] if given is not None or result.given is not None else None

@@ -43,6 +43,8 @@ cdef class Output:
     cdef int grow(self, Py_ssize_t size) except -1
     cdef void note(self, Py_ssize_t index, int code, int member, const char *message) noexcept
     cdef int catch(self, object error) except -1
+    cdef int settle_rest(self) except -1
+    cdef int expire(self, object error) except -1
     cdef object error_at(self, Py_ssize_t index, object plugin)
     cdef BatchResult finish(self, RecordBatch batch, object plugin)
     cdef PluginResult finish_single(self, int status, object plugin)

@@ -161,6 +161,26 @@ cdef class Output:
         out.position += 1
         return 0
 
+    cdef int settle_rest(self) except -1:
+        """The plugin said that it had decided every record; those that are left fail."""
+        cdef df_output *out = &self.run.out
+        while out.position < out.total:
+            note_failure(&self.run, 0, b"the plugin left the record undecided")
+            out.status[out.position] = DF_ERROR
+            out.position += 1
+        return 0
+
+    cdef int expire(self, object error) except -1:
+        """The records that are left were not reached in time."""
+        cdef df_output *out = &self.run.out
+        if self.raised is None:
+            self.raised = {}
+        while out.position < out.total:
+            self.raised[out.position] = (error, self.run.member)
+            out.status[out.position] = DF_ERROR
+            out.position += 1
+        return 0
+
     cdef object error_at(self, Py_ssize_t index, object plugin):
         """The error of a record whose status is ERROR."""
         cdef Failure *failure
@@ -190,10 +210,7 @@ cdef class Output:
         cdef tuple owners = (self.arena,)
         cdef RecordBatch output
         cdef list errors = []
-        while out.position < out.total:
-            note_failure(&self.run, 0, b"the plugin left the record undecided")
-            out.status[out.position] = DF_ERROR
-            out.position += 1
+        self.settle_rest()
         cdef BatchResult result
         if out.emitter.borrowed:
             owners += batch.owners

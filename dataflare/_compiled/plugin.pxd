@@ -26,12 +26,14 @@ cdef class NativePluginABI1(DataFlarePlugin):
 cdef class MapPlugin(DataFlarePlugin):
     cdef readonly object function
     cdef readonly object name
+    cdef readonly bint thread_safe
     cdef dict __dict__
 
 
 cdef class FilterPlugin(DataFlarePlugin):
     cdef readonly object function
     cdef readonly object name
+    cdef readonly bint thread_safe
     cdef dict __dict__
 
 

@@ -25,6 +25,19 @@ def first_line(docstring):
 cdef class DataFlarePlugin:
     """Base class of every plugin. A plugin in Python overrides `process`, and what else it needs.
 
+    Attributes
+    ----------
+    thread_safe : bool
+        Whether several threads may run one instance at the same time. False by default: then the
+        manager lets one thread at a time have it.
+    releases_gil : bool
+        Whether processing spends its time without the GIL, waiting or computing. Only then, or
+        where the interpreter has no GIL, does the manager share a batch out among threads. False
+        by default for plugins in Python; native ones know.
+    retryable_errors : tuple of exception types
+        What is worth another attempt; see `FailureRecoveryConfig`. An exception with a true
+        attribute ``retryable`` is so, too.
+
     Methods
     -------
     process(record)
@@ -32,6 +45,9 @@ cdef class DataFlarePlugin:
     info(), get_state(), initialize(config), cleanup(), health_check()
         See each.
     """
+    thread_safe = False
+    releases_gil = False
+    retryable_errors = ()
 
     def process(self, record):
         """Say what becomes of one record.
@@ -102,6 +118,11 @@ cdef class NativePluginABI1(DataFlarePlugin):
     A subclass overrides ``c_process``, which runs without the GIL for each record, and may override
     ``c_process_batch``, which gets a batch at a time. ``dataflare/__init__.pxd`` says how.
     """
+
+    @property
+    def releases_gil(self):
+        """bool: Whether the engine runs it without the GIL."""
+        return not self.needs_gil
 
     cdef int c_process(self, const df_record *record, df_emitter *out) except? -1 nogil:
         return df_fail(out, 0, b"the plugin does not define c_process")
@@ -191,9 +212,10 @@ cdef PluginResult process_single(NativePluginABI1 plugin, PluginRecord record):
 cdef class MapPlugin(DataFlarePlugin):
     """A function from the value of a record to its new value; made by `map_plugin`."""
 
-    def __cinit__(self, function, name=None):
+    def __cinit__(self, function, name=None, thread_safe=False):
         self.function = checked(function)
         self.name = name or function_name(function)
+        self.thread_safe = thread_safe
         functools.update_wrapper(self, function)
 
     def __call__(self, *args, **kwargs):
@@ -212,15 +234,16 @@ cdef class MapPlugin(DataFlarePlugin):
         return f"map_plugin({self.name})"
 
     def __reduce__(self):
-        return MapPlugin, (self.function, self.name)
+        return MapPlugin, (self.function, self.name, self.thread_safe)
 
 
 cdef class FilterPlugin(DataFlarePlugin):
     """A function from the value of a record to whether it goes on; made by `filter_plugin`."""
 
-    def __cinit__(self, function, name=None):
+    def __cinit__(self, function, name=None, thread_safe=False):
         self.function = checked(function)
         self.name = name or function_name(function)
+        self.thread_safe = thread_safe
         functools.update_wrapper(self, function)
 
     def __call__(self, *args, **kwargs):
@@ -240,7 +263,7 @@ cdef class FilterPlugin(DataFlarePlugin):
         return f"filter_plugin({self.name})"
 
     def __reduce__(self):
-        return FilterPlugin, (self.function, self.name)
+        return FilterPlugin, (self.function, self.name, self.thread_safe)
 
 
 cdef object plain(object value):
@@ -266,7 +289,7 @@ cdef bytes as_bytes(object data):
     raise PluginProcessingError(f"the function returned {type(data).__name__}, not bytes")
 
 
-def map_plugin(function=None, /, *, name=None):
+def map_plugin(function=None, /, *, name=None, thread_safe=False):
     """Make a plugin of a function ``bytes -> bytes``.
 
     Parameters
@@ -275,6 +298,8 @@ def map_plugin(function=None, /, *, name=None):
         Gets the value of a record, returns the new one.
     name : str, optional
         The function's own name if not given.
+    thread_safe : bool
+        Whether several threads may call the function at the same time.
 
     Returns
     -------
@@ -288,11 +313,11 @@ def map_plugin(function=None, /, *, name=None):
     ...     return value + b"!"
     """
     if function is None:
-        return functools.partial(MapPlugin, name=name)
-    return MapPlugin(function, name)
+        return functools.partial(MapPlugin, name=name, thread_safe=thread_safe)
+    return MapPlugin(function, name, thread_safe)
 
 
-def filter_plugin(function=None, /, *, name=None):
+def filter_plugin(function=None, /, *, name=None, thread_safe=False):
     """Make a plugin of a function ``bytes -> bool``.
 
     Parameters
@@ -301,6 +326,8 @@ def filter_plugin(function=None, /, *, name=None):
         Gets the value of a record; the record goes on if it returns something true.
     name : str, optional
         The function's own name if not given.
+    thread_safe : bool
+        Whether several threads may call the function at the same time.
 
     Returns
     -------
@@ -314,8 +341,8 @@ def filter_plugin(function=None, /, *, name=None):
     ...     return b"ERROR" in value
     """
     if function is None:
-        return functools.partial(FilterPlugin, name=name)
-    return FilterPlugin(function, name)
+        return functools.partial(FilterPlugin, name=name, thread_safe=thread_safe)
+    return FilterPlugin(function, name, thread_safe)
 
 
 NativePlugin = NativePluginABI1

@@ -4,6 +4,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dataflare._compiled.batch import RecordBatch
+from dataflare._compiled.pool import MemoryPool
 from dataflare._compiled.record import PluginResult
 from dataflare.errors import PluginError
 
@@ -14,6 +15,20 @@ class BatchResult:
         batch: RecordBatch,
         results: Iterable[PluginResult | Exception],
         processing_time: float = 0.0,
+    ) -> BatchResult: ...
+    @staticmethod
+    def failed(batch: RecordBatch, error: PluginError) -> BatchResult: ...
+    @staticmethod
+    def joined(
+        batch: RecordBatch, parts: Sequence[BatchResult], pool: MemoryPool | None = None
+    ) -> BatchResult: ...
+    @staticmethod
+    def merged(
+        batch: RecordBatch,
+        first: BatchResult,
+        indices: Sequence[int],
+        second: BatchResult,
+        pool: MemoryPool | None = None,
     ) -> BatchResult: ...
     @property
     def output(self) -> RecordBatch: ...

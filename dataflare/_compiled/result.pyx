@@ -1,6 +1,7 @@
 """What became of a batch: a column of statuses, a batch of what goes on, and the errors."""
 cimport cython
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
+from libc.string cimport memcpy
 
 from bisect import bisect_left
 from collections.abc import Sequence
@@ -8,8 +9,8 @@ from operator import itemgetter
 
 import numpy as np
 
-from dataflare._compiled.batch cimport Piece, from_objects
-from dataflare._compiled.types cimport DF_ERROR, DF_FILTERED, DF_SKIP, DF_SUCCESS
+from dataflare._compiled.batch cimport Piece, from_columns, from_objects, new_views
+from dataflare._compiled.types cimport DF_ERROR, DF_FILTERED, DF_SKIP, DF_SUCCESS, df_view
 
 from dataflare.errors import PluginError, PluginProcessingError, drop_frames
 
@@ -107,6 +108,113 @@ cdef class BatchResult:
         cdef BatchResult result = gathering.finish()
         result.processing_time = processing_time
         return result
+
+    @staticmethod
+    def failed(RecordBatch batch not None, error):
+        """Make the result of a batch that failed as a whole.
+
+        Parameters
+        ----------
+        batch : RecordBatch
+        error : PluginError
+            Of every record.
+
+        Returns
+        -------
+        BatchResult
+        """
+        cdef Gathering gathering = Gathering(batch, None)
+        while gathering.position < batch.columns.length:
+            gathering.fail(error)
+        return gathering.finish()
+
+    @staticmethod
+    def joined(RecordBatch batch not None, parts, MemoryPool pool=None):
+        """Make the result of a batch from those of its parts.
+
+        Parameters
+        ----------
+        batch : RecordBatch
+        parts : sequence of BatchResult
+            Of consecutive parts of `batch`, in order, from its first record to its last.
+        pool : MemoryPool, optional
+
+        Returns
+        -------
+        BatchResult
+        """
+        cdef Py_ssize_t start = 0, made = 0, length = 0
+        cdef BatchResult part
+        for part in parts:
+            made += part.output.columns.length
+            length += part.total
+        if length != batch.columns.length:
+            raise ValueError(f"results of {length} records do not fit {batch.columns.length}")
+        cdef Arena arena = Arena(pool)
+        cdef uint8_t *status = <uint8_t *>arena.allocate(length)
+        cdef df_view *values = new_views(arena, made)
+        cdef bint noted = any([(<BatchResult>part).given is not None for part in parts])
+        cdef list errors = [], given = [] if noted else None
+        made = 0
+        for part in parts:
+            memcpy(status + start, part.statuses, <size_t>part.total)
+            memcpy(values + made, part.output.columns.values,
+                   <size_t>part.output.columns.length * sizeof(df_view))
+            errors.extend([(start + index, error) for index, error in part.errors])
+            if noted:
+                given.extend(part.given or [None] * part.output.columns.length)
+            start += part.total
+            made += part.output.columns.length
+        cdef RecordBatch output = from_columns(values, made, (arena, parts))
+        return finish_result(batch, status, arena, output, errors, given, pool)
+
+    @staticmethod
+    def merged(RecordBatch batch not None, BatchResult first not None, indices,
+               BatchResult second not None, MemoryPool pool=None):
+        """Make the result of a batch of which some records were processed again.
+
+        Parameters
+        ----------
+        batch : RecordBatch
+        first : BatchResult
+            Of the whole batch.
+        indices : sequence of int
+            Ascending; where the records of `second` stand in the batch.
+        second : BatchResult
+            Takes the place of what `first` says of these records.
+        pool : MemoryPool, optional
+
+        Returns
+        -------
+        BatchResult
+        """
+        cdef Py_ssize_t i, made = 0, again = 0, place, length = batch.columns.length
+        cdef Arena arena = Arena(pool)
+        cdef uint8_t *status = <uint8_t *>arena.allocate(length)
+        cdef df_view *values = new_views(
+            arena, first.output.columns.length + second.output.columns.length
+        )
+        cdef BatchResult source
+        cdef bint noted = first.given is not None or second.given is not None
+        cdef list given = [] if noted else None
+        chosen = set(indices)
+        errors = [(i, error) for i, error in first.errors if i not in chosen]
+        errors += [(indices[i], error) for i, error in second.errors]
+        errors.sort(key=itemgetter(0))
+        for i in range(length):
+            source, place = first, i
+            if again < second.total and indices[again] == i:
+                source, place = second, again
+                again += 1
+            status[i] = source.statuses[place]
+            if status[i] == DF_SUCCESS or status[i] == DF_SKIP:
+                place = source.place_of(place)
+                values[made] = source.output.columns.values[place]
+                made += 1
+                if noted:
+                    given.append(None if source.given is None else source.given[place])
+        cdef RecordBatch output = from_columns(values, made, (arena, first.output, second.output))
+        return finish_result(batch, status, arena, output, errors, given, pool)
 
     @property
     def results(self):

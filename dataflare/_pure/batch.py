@@ -351,6 +351,29 @@ class RecordBatch:
             self._metadata and [None if m is None else dict(m) for m in self._metadata],
         )
 
+    def take(self, indices: Sequence[int]) -> RecordBatch:
+        """The records at some places, in that order; no value is copied.
+
+        Parameters
+        ----------
+        indices : sequence of int
+            From 0 on; the same one may come more than once.
+
+        Returns
+        -------
+        RecordBatch
+
+        Raises
+        ------
+        IndexError
+            There is no record at one of them.
+        """
+        chosen = list(indices)
+        for index in chosen:
+            if not 0 <= index < len(self):
+                raise IndexError(f"record {index} of a batch of {len(self)}")
+        return self.carry(tuple(self._values[i] for i in chosen), chosen)
+
     def to_pylist(self) -> list[bytes]:
         """The values.
 

@@ -27,6 +27,8 @@ class _Builtin(DataFlarePlugin):
     plugin_type = PluginType.TRANSFORMER
     _arguments: tuple[object, ...] = ()
 
+    thread_safe = True
+
     def process(self, record: PluginRecord) -> PluginResult:
         require(record, PluginRecord, "record")
         try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from dataflare._pure.plugin import DataFlarePlugin, plugin_name
 from dataflare._pure.record import PluginRecord, PluginResult, require
@@ -36,6 +36,35 @@ class Chain(DataFlarePlugin):
                 raise TypeError(f"a chain is made of plugins, not of {type(plugin).__name__}")
         self.plugins: tuple[DataFlarePlugin, ...] = tuple(flat)
         self.stages = self.plugins
+        self.stage_ns = [0] * len(flat)
+
+    @property
+    def thread_safe(self) -> bool:  # type: ignore[override]
+        """bool: Whether every member is."""
+        return all(plugin.thread_safe for plugin in self.plugins)
+
+    @property
+    def releases_gil(self) -> bool:  # type: ignore[override]
+        """bool: Whether every member does."""
+        return all(plugin.releases_gil for plugin in self.plugins)
+
+    @property
+    def retryable_errors(self) -> tuple[type[BaseException], ...]:  # type: ignore[override]
+        """tuple of exception types: Those of all members."""
+        return tuple(kind for plugin in self.plugins for kind in plugin.retryable_errors)
+
+    def exclusive_times(self) -> list[tuple[str, float]]:
+        """Seconds that batches spent in each plugin alone.
+
+        Returns
+        -------
+        list of (str, float)
+            Name and time of every member.
+        """
+        return [
+            (plugin_name(plugin), elapsed / 1e9)
+            for plugin, elapsed in zip(self.plugins, self.stage_ns, strict=True)
+        ]
 
     def process(self, record: PluginRecord) -> PluginResult:
         """Take one record through the chain.
@@ -85,14 +114,26 @@ class Chain(DataFlarePlugin):
         )
 
     def initialize(self, config: Mapping[str, object]) -> None:
-        """Initialise every member with the same configuration."""
-        for plugin in self.plugins:
-            plugin.initialize(config)
+        """Initialise every member with the same configuration; if one fails, clean up the others.
+
+        Parameters
+        ----------
+        config : Mapping
+        """
+        started: list[DataFlarePlugin] = []
+        try:
+            for plugin in self.plugins:
+                plugin.initialize(config)
+                started.append(plugin)
+        except BaseException:
+            _clean_up(reversed(started))
+            raise
 
     def cleanup(self) -> None:
-        """Clean every member up."""
-        for plugin in self.plugins:
-            plugin.cleanup()
+        """Clean every member up, also those behind one whose clean-up fails."""
+        error = _clean_up(self.plugins)
+        if error is not None:
+            raise error
 
     def health_check(self) -> bool:
         """Whether every member is fit for work."""
@@ -101,3 +142,14 @@ class Chain(DataFlarePlugin):
 
     def __repr__(self) -> str:
         return f"Chain({', '.join(map(repr, self.plugins))})"
+
+
+def _clean_up(plugins: Iterable[DataFlarePlugin]) -> Exception | None:
+    """Clean plugins up; returns the first exception that one of them raised."""
+    first = None
+    for plugin in plugins:
+        try:
+            plugin.cleanup()
+        except Exception as error:
+            first = first or error
+    return first

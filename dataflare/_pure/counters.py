@@ -7,7 +7,12 @@ https://hdrhistogram.org) with five bits of sub-bucket.
 """
 
 import math
+import time
+from collections import deque
+from collections.abc import Sequence
 
+_CHUNKS = 16
+_SECONDS = 16
 _LINEAR_BITS = 5
 _BUCKETS = (64 - _LINEAR_BITS) << _LINEAR_BITS
 
@@ -74,6 +79,56 @@ class Histogram:
         self.sum += other.sum
         self._buckets = [a + b for a, b in zip(self._buckets, other._buckets, strict=True)]
 
+    def copy(self) -> "Histogram":
+        """The same distribution, that does not change any more.
+
+        Returns
+        -------
+        Histogram
+        """
+        other = Histogram()
+        other.merge(self)
+        return other
+
+    def since(self, earlier: "Histogram") -> "Histogram":
+        """What was recorded after a copy was taken.
+
+        Parameters
+        ----------
+        earlier : Histogram
+            A `copy` of this one.
+
+        Returns
+        -------
+        Histogram
+            Its extremes are those of its buckets, at most 1/32 too high.
+        """
+        rest = Histogram()
+        rest.count = self.count - earlier.count
+        rest.sum = self.sum - earlier.sum
+        rest._buckets = [a - b for a, b in zip(self._buckets, earlier._buckets, strict=True)]
+        used = [i for i, count in enumerate(rest._buckets) if count]
+        if used:
+            rest.min, rest.max = (
+                max(min(_highest_of(bucket), self.max), self.min) for bucket in (used[0], used[-1])
+            )
+        return rest
+
+    def cumulative(self, bounds: Sequence[int]) -> list[int]:
+        """How many values were recorded up to each of some bounds.
+
+        Parameters
+        ----------
+        bounds : sequence of int
+            Ascending.
+
+        Returns
+        -------
+        list of int
+            A value counts under a bound that is less than 1/32 below it, too.
+        """
+        return [sum(self._buckets[: _bucket_of(max(bound, 0)) + 1]) for bound in bounds]
+
     def percentile(self, percent: float) -> float:
         """The value that `percent` of all recorded values do not exceed.
 
@@ -106,13 +161,27 @@ class Histogram:
 
 
 class PluginCounters:
-    """What one plugin did: records by outcome, bytes, time."""
+    """What one plugin did: records by outcome, bytes, time.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    window : int
+        Records in the sliding window of outcomes, `window_records` and `window_failed`. It slides
+        in sixteenths of itself, and whole batches stay together, so it holds at least as many once
+        they have come in.
+    """
+
+    def __init__(self, window: int = 1024) -> None:
+        if window < 1:
+            raise ValueError(f"the window must have at least 1 record, not {window}")
         self.records = self.success = self.filtered = self.skipped = self.failed = 0
+        self.dead_lettered = self.retries = self.fallbacks = 0
         self.bytes_in = self.bytes_out = self.batches = self.busy_ns = 0
         self.latency = Histogram()
         self.batch_latency = Histogram()
+        self._chunk_size = (window + _CHUNKS - 2) // (_CHUNKS - 1)
+        self._rates: dict[int, int] = {}
+        self.reset_window()
 
     def observe(
         self,
@@ -138,3 +207,60 @@ class PluginCounters:
         self.batch_latency.record(elapsed_ns)
         if records:
             self.latency.record(elapsed_ns // records, records)
+        self._count_second(time.monotonic_ns() // 1_000_000_000, records)
+        if self._chunks[-1][0] >= self._chunk_size:
+            self._chunks.append([0, 0])
+        self._chunks[-1][0] += records
+        self._chunks[-1][1] += failed
+
+    def _count_second(self, second: int, records: int) -> None:
+        if second not in self._rates:
+            for old in [old for old in self._rates if old <= second - _SECONDS]:
+                del self._rates[old]
+            self._rates[second] = 0
+        self._rates[second] += records
+
+    def count_recovery(self, retries: int = 0, fallbacks: int = 0, dead_lettered: int = 0) -> None:
+        """Count further attempts, records that a fallback processed, and dead letters.
+
+        Dead letters were counted as failed before, and are not any more. What a fallback had to
+        process counts as failed in the window.
+        """
+        self.retries += retries
+        self.fallbacks += fallbacks
+        self._chunks[-1][1] += fallbacks
+        self.dead_lettered += dead_lettered
+        self.failed -= dead_lettered
+
+    @property
+    def window_records(self) -> int:
+        """int: Records in the window of outcomes."""
+        return sum(records for records, _ in self._chunks)
+
+    @property
+    def window_failed(self) -> int:
+        """int: Those of them that failed."""
+        return sum(failed for _, failed in self._chunks)
+
+    def reset_window(self) -> None:
+        """Begin a new window of outcomes."""
+        self._chunks = deque([[0, 0]], maxlen=_CHUNKS)
+
+    def recent_throughput(self, seconds: int = 10, now_ns: int | None = None) -> float:
+        """Records per second of wall time, over the last whole seconds.
+
+        Parameters
+        ----------
+        seconds : int
+            From 1 to 15.
+        now_ns : int, optional
+            What `time.monotonic_ns` says.
+
+        Returns
+        -------
+        float
+        """
+        if not 1 <= seconds < _SECONDS:
+            raise ValueError(f"seconds must be between 1 and {_SECONDS - 1}, not {seconds}")
+        now = (time.monotonic_ns() if now_ns is None else now_ns) // 1_000_000_000
+        return sum(self._rates.get(now - back, 0) for back in range(1, seconds + 1)) / seconds

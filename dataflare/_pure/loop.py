@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import operator
+import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
 
 from dataflare._pure.batch import RecordBatch
 from dataflare._pure.chain import Chain
@@ -24,7 +29,9 @@ from dataflare._pure.result import (
     record_error,
     wrong_type,
 )
-from dataflare.errors import PluginProcessingError
+from dataflare.errors import PluginProcessingError, PluginTimeoutError
+
+_Item = TypeVar("_Item")
 
 
 def run_record(plugin: DataFlarePlugin, record: PluginRecord) -> PluginResult:
@@ -55,7 +62,10 @@ def run_record(plugin: DataFlarePlugin, record: PluginRecord) -> PluginResult:
 
 
 def run_batch(
-    plugin: DataFlarePlugin, batch: RecordBatch, pool: MemoryPool | None = None
+    plugin: DataFlarePlugin,
+    batch: RecordBatch,
+    pool: MemoryPool | None = None,
+    timeout: float | None = None,
 ) -> BatchResult:
     """Run a plugin on every record of a batch.
 
@@ -65,6 +75,10 @@ def run_batch(
     batch : RecordBatch
     pool : MemoryPool, optional
         Where the statuses are written; the system's allocator if not given.
+    timeout : float, optional
+        Seconds after which no further record is begun: what is left fails with
+        `PluginTimeoutError`. A record that is being processed is not interrupted, nor is a plugin
+        that takes whole batches.
 
     Returns
     -------
@@ -72,47 +86,63 @@ def run_batch(
         ``processing_time`` is left at 0; who calls measures.
     """
     require(batch, RecordBatch, "batch")
-    if type(plugin) is MapPlugin:
-        return _run_map(plugin, batch, pool)
-    if type(plugin) is FilterPlugin:
-        return _run_filter(plugin, batch, pool)
+    deadline = math.inf if timeout is None else time.monotonic() + timeout
+    return _run(plugin, batch, pool, deadline)
+
+
+def _run(
+    plugin: DataFlarePlugin, batch: RecordBatch, pool: MemoryPool | None, deadline: float
+) -> BatchResult:
     if isinstance(plugin, Chain):
-        return _run_chain(plugin, batch, pool)
+        return _run_chain(plugin, batch, pool, deadline)
     if hasattr(plugin, "process_batch"):
         return _run_whole(plugin, batch)
-    return _run_python(plugin, batch, pool)
-
-
-def _run_map(plugin: MapPlugin, batch: RecordBatch, pool: MemoryPool | None) -> BatchResult:
     gathering = Gathering(batch, pool)
-    for value in batch.to_pylist():
+    if type(plugin) is MapPlugin:
+        _run_map(plugin, gathering, deadline)
+    elif type(plugin) is FilterPlugin:
+        _run_filter(plugin, gathering, deadline)
+    else:
+        _run_python(plugin, gathering, deadline)
+    if len(gathering.status) < len(batch):
+        late = PluginTimeoutError(
+            "the batch reached its time limit before this record", plugin=plugin_name(plugin)
+        )
+        while len(gathering.status) < len(batch):
+            gathering.fail(late)
+    return gathering.finish()
+
+
+def _in_time(items: Iterable[_Item], deadline: float) -> Iterator[_Item]:
+    """The items, until the deadline."""
+    if deadline == math.inf:
+        return iter(items)
+    return itertools.takewhile(lambda item: time.monotonic() < deadline, items)
+
+
+def _run_map(plugin: MapPlugin, gathering: Gathering, deadline: float) -> None:
+    for value in _in_time(gathering.batch.to_pylist(), deadline):
         try:
             data = as_bytes(plugin.function(value))
         except Exception as error:
             gathering.fail(record_error(error, plugin.name))
         else:
             gathering.succeed(data)
-    return gathering.finish()
 
 
-def _run_filter(plugin: FilterPlugin, batch: RecordBatch, pool: MemoryPool | None) -> BatchResult:
-    gathering = Gathering(batch, pool)
-    for value in batch.to_pylist():
+def _run_filter(plugin: FilterPlugin, gathering: Gathering, deadline: float) -> None:
+    for value in _in_time(gathering.batch.to_pylist(), deadline):
         try:
             keep = bool(plugin.function(value))
         except Exception as error:
             gathering.fail(record_error(error, plugin.name))
         else:
             gathering.skip() if keep else gathering.drop()
-    return gathering.finish()
 
 
-def _run_python(
-    plugin: DataFlarePlugin, batch: RecordBatch, pool: MemoryPool | None
-) -> BatchResult:
-    gathering = Gathering(batch, pool)
+def _run_python(plugin: DataFlarePlugin, gathering: Gathering, deadline: float) -> None:
     process = plugin.process
-    for record in batch:
+    for record in _in_time(gathering.batch, deadline):
         try:
             result = process(record)
         except Exception as error:
@@ -126,38 +156,39 @@ def _run_python(
         name = plugin_name(plugin)
         for _, failure in gathering.errors:
             failure.plugin = failure.plugin or name
-    return gathering.finish()
 
 
 def _run_whole(plugin: DataFlarePlugin, batch: RecordBatch) -> BatchResult:
-    """A plugin that takes batches; what it raises is its own failure, not that of a record."""
+    """A plugin that takes batches; what it raises is the failure of every record."""
     name = plugin_name(plugin)
     try:
         result = plugin.process_batch(batch)  # type: ignore[attr-defined]
+        if not isinstance(result, BatchResult):
+            raise PluginProcessingError(
+                f"process_batch returned {type(result).__name__}, not a BatchResult"
+            )
+        if len(result) != len(batch):
+            raise PluginProcessingError(
+                f"process_batch returned {len(result)} results for {len(batch)} records"
+            )
     except Exception as error:
-        raise_plugin_error(error, name)
-    if not isinstance(result, BatchResult):
-        raise PluginProcessingError(
-            f"process_batch returned {type(result).__name__}, not a BatchResult", plugin=name
-        )
-    if len(result) != len(batch):
-        raise PluginProcessingError(
-            f"process_batch returned {len(result)} results for {len(batch)} records", plugin=name
-        )
+        return BatchResult.failed(batch, record_error(error, name))
     return result
 
 
-def _run_chain(chain: Chain, batch: RecordBatch, pool: MemoryPool | None) -> BatchResult:
-    if len(chain.stages) == 1:
-        return run_batch(chain.stages[0], batch, pool)
+def _run_chain(
+    chain: Chain, batch: RecordBatch, pool: MemoryPool | None, deadline: float
+) -> BatchResult:
     status = bytearray([SKIP]) * len(batch)
     errors: Errors = []
     current = batch
     # Position in the input, and the metadata given so far, of every record of `current`.
     origin = list(range(len(batch)))
     given: Given = [None] * len(batch)
-    for stage in chain.stages:
-        result = run_batch(stage, current, pool)
+    for at, stage in enumerate(chain.stages):
+        began = time.monotonic_ns()
+        result = _run(stage, current, pool, deadline)
+        chain.stage_ns[at] += time.monotonic_ns() - began
         errors.extend((origin[index], error) for index, error in result.errors)
         kept = []
         for index, outcome in enumerate(result.status.tolist()):

@@ -20,6 +20,19 @@ def first_line(docstring: str | None) -> str:
 class DataFlarePlugin:
     """Base class of every plugin. A plugin in Python overrides `process`, and what else it needs.
 
+    Attributes
+    ----------
+    thread_safe : bool
+        Whether several threads may run one instance at the same time. False by default: then the
+        manager lets one thread at a time have it.
+    releases_gil : bool
+        Whether processing spends its time without the GIL, waiting or computing. Only then, or
+        where the interpreter has no GIL, does the manager share a batch out among threads. False
+        by default for plugins in Python; native ones know.
+    retryable_errors : tuple of exception types
+        What is worth another attempt; see `FailureRecoveryConfig`. An exception with a true
+        attribute ``retryable`` is so, too.
+
     Methods
     -------
     process(record)
@@ -28,6 +41,9 @@ class DataFlarePlugin:
         See each.
     """
 
+    thread_safe: bool = False
+    releases_gil: bool = False
+    retryable_errors: tuple[type[BaseException], ...] = ()
     _dataflare_state = PluginState.UNINITIALIZED  # a name that no plugin has for its own
 
     def process(self, record: PluginRecord) -> PluginResult:
@@ -117,11 +133,14 @@ class _FunctionPlugin(DataFlarePlugin):
 
     plugin_type: PluginType
 
-    def __init__(self, function: Callable[..., Any], name: str | None = None) -> None:
+    def __init__(
+        self, function: Callable[..., Any], name: str | None = None, thread_safe: bool = False
+    ) -> None:
         if not callable(function):
             raise TypeError(f"a plugin is made of a function, not of {type(function).__name__}")
         functools.update_wrapper(self, function)
         self.function = function
+        self.thread_safe = bool(thread_safe)
         self.name: str = name or getattr(function, "__name__", None) or type(function).__name__
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -177,13 +196,19 @@ def as_bytes(data: object) -> bytes:
 
 
 @overload
-def map_plugin(function: Callable[[bytes], Any], /, *, name: str | None = None) -> MapPlugin: ...
+def map_plugin(
+    function: Callable[[bytes], Any], /, *, name: str | None = None, thread_safe: bool = False
+) -> MapPlugin: ...
 @overload
 def map_plugin(
-    function: None = None, /, *, name: str | None = None
+    function: None = None, /, *, name: str | None = None, thread_safe: bool = False
 ) -> Callable[[Callable[[bytes], Any]], MapPlugin]: ...
 def map_plugin(
-    function: Callable[[bytes], Any] | None = None, /, *, name: str | None = None
+    function: Callable[[bytes], Any] | None = None,
+    /,
+    *,
+    name: str | None = None,
+    thread_safe: bool = False,
 ) -> MapPlugin | Callable[[Callable[[bytes], Any]], MapPlugin]:
     """Make a plugin of a function ``bytes -> bytes``.
 
@@ -193,6 +218,8 @@ def map_plugin(
         Gets the value of a record, returns the new one.
     name : str, optional
         The function's own name if not given.
+    thread_safe : bool
+        Whether several threads may call the function at the same time.
 
     Returns
     -------
@@ -206,20 +233,24 @@ def map_plugin(
     ...     return value + b"!"
     """
     if function is None:
-        return functools.partial(MapPlugin, name=name)
-    return MapPlugin(function, name)
+        return functools.partial(MapPlugin, name=name, thread_safe=thread_safe)
+    return MapPlugin(function, name, thread_safe)
 
 
 @overload
 def filter_plugin(
-    function: Callable[[bytes], Any], /, *, name: str | None = None
+    function: Callable[[bytes], Any], /, *, name: str | None = None, thread_safe: bool = False
 ) -> FilterPlugin: ...
 @overload
 def filter_plugin(
-    function: None = None, /, *, name: str | None = None
+    function: None = None, /, *, name: str | None = None, thread_safe: bool = False
 ) -> Callable[[Callable[[bytes], Any]], FilterPlugin]: ...
 def filter_plugin(
-    function: Callable[[bytes], Any] | None = None, /, *, name: str | None = None
+    function: Callable[[bytes], Any] | None = None,
+    /,
+    *,
+    name: str | None = None,
+    thread_safe: bool = False,
 ) -> FilterPlugin | Callable[[Callable[[bytes], Any]], FilterPlugin]:
     """Make a plugin of a function ``bytes -> bool``.
 
@@ -229,6 +260,8 @@ def filter_plugin(
         Gets the value of a record; the record goes on if it returns something true.
     name : str, optional
         The function's own name if not given.
+    thread_safe : bool
+        Whether several threads may call the function at the same time.
 
     Returns
     -------
@@ -242,5 +275,5 @@ def filter_plugin(
     ...     return b"ERROR" in value
     """
     if function is None:
-        return functools.partial(FilterPlugin, name=name)
-    return FilterPlugin(function, name)
+        return functools.partial(FilterPlugin, name=name, thread_safe=thread_safe)
+    return FilterPlugin(function, name, thread_safe)

@@ -113,6 +113,98 @@ class BatchResult:
         result.processing_time = processing_time
         return result
 
+    @staticmethod
+    def failed(batch: RecordBatch, error: PluginError) -> BatchResult:
+        """Make the result of a batch that failed as a whole.
+
+        Parameters
+        ----------
+        batch : RecordBatch
+        error : PluginError
+            Of every record.
+
+        Returns
+        -------
+        BatchResult
+        """
+        require(batch, RecordBatch, "batch")
+        gathering = Gathering(batch)
+        for _ in range(len(batch)):
+            gathering.fail(error)
+        return gathering.finish()
+
+    @staticmethod
+    def joined(
+        batch: RecordBatch, parts: Sequence[BatchResult], pool: MemoryPool | None = None
+    ) -> BatchResult:
+        """Make the result of a batch from those of its parts.
+
+        Parameters
+        ----------
+        batch : RecordBatch
+        parts : sequence of BatchResult
+            Of consecutive parts of `batch`, in order, from its first record to its last.
+        pool : MemoryPool, optional
+
+        Returns
+        -------
+        BatchResult
+        """
+        require(batch, RecordBatch, "batch")
+        length = sum(map(len, parts))
+        if length != len(batch):
+            raise ValueError(f"results of {length} records do not fit {len(batch)}")
+        gathering = Gathering(batch, pool)
+        for part in parts:
+            gathering.errors += [(len(gathering.status) + i, error) for i, error in part.errors]
+            gathering.status += part._status.tobytes()
+            gathering.values += part._output._values
+            gathering.given += part._given
+        return gathering.finish()
+
+    @staticmethod
+    def merged(
+        batch: RecordBatch,
+        first: BatchResult,
+        indices: Sequence[int],
+        second: BatchResult,
+        pool: MemoryPool | None = None,
+    ) -> BatchResult:
+        """Make the result of a batch of which some records were processed again.
+
+        Parameters
+        ----------
+        batch : RecordBatch
+        first : BatchResult
+            Of the whole batch.
+        indices : sequence of int
+            Ascending; where the records of `second` stand in the batch.
+        second : BatchResult
+            Takes the place of what `first` says of these records.
+        pool : MemoryPool, optional
+
+        Returns
+        -------
+        BatchResult
+        """
+        require(batch, RecordBatch, "batch")
+        sources = {i: (first, i) for i in range(len(batch))}
+        sources |= {index: (second, again) for again, index in enumerate(indices)}
+        gathering = Gathering(batch, pool)
+        errors = {id(result): dict(result.errors) for result in (first, second)}
+        for i in range(len(batch)):
+            source, at = sources[i]
+            status = int(source._status[at])
+            if status == ERROR:
+                gathering.fail(errors[id(source)][at])
+                continue
+            gathering.status.append(status)
+            if status in (SUCCESS, SKIP):
+                place = source._places[at]
+                gathering.values.append(source._output._values[place])
+                gathering.given.append(source._given[place])
+        return gathering.finish()
+
     @property
     def output(self) -> RecordBatch:
         """RecordBatch: What goes on: successes with their new value, skipped records as before."""

@@ -14,14 +14,15 @@ ROOMS = [
     {"_idle"},
     {"_compiled", "_pure"},
     {"_backend"},
-    {"files", "loading", "metrics", "plugins", "tuner"},
-    {"batching"},
+    {"files", "loading", "metrics", "plugins", "recovery", "tuner", "workers"},
+    {"batching", "service"},
+    {"health", "monitor"},
     {"manager"},
     {"cli"},
 ]
 # The same inside both backends; some modules exist in one of them only.
 BACKEND_ROOMS = [
-    {"counters", "exporter", "types"},
+    {"clock", "counters", "exporter", "types"},
     {"kernels", "pool", "record"},
     {"arena"},
     {"batch"},

@@ -345,15 +345,17 @@ def test_a_shared_error_object_is_the_error_of_each_record(backend) -> None:
     ],
 )
 def test_a_batch_plugin_that_returns_nonsense_fails_as_a_whole(backend, returned, message) -> None:
-    """No record has an outcome, so the call raises."""
+    """No record has an outcome: every one of them fails."""
 
     class Whole(backend.BatchPlugin):
         def process_batch(self, records):
             return returned(backend, records)
 
-    with pytest.raises(PluginProcessingError) as caught:
-        run(backend, Whole(), [b"a", b"b"])
-    assert (str(caught.value), caught.value.plugin) == (message, "Whole")
+    result = run(backend, Whole(), [b"a", b"b"])
+    assert [index for index, _ in result.errors] == [0, 1]
+    for _, error in result.errors:
+        assert (type(error), str(error), error.plugin) == (PluginProcessingError, message, "Whole")
+    assert len(result.output) == 0
 
 
 def test_a_batch_plugin_decides_for_all_records(backend) -> None:

@@ -16,7 +16,7 @@ from dataflare.types import PluginState
 def make_runner(backend):
     """A function that puts a plugin in service."""
     with backend.MemoryPool() as pool:
-        yield lambda plugin, *counters: backend.PluginRunner(plugin, pool, *counters)
+        yield lambda plugin, *counters: backend.PluginRunner([plugin], pool, *counters)
 
 
 def calls_of(backend, runner):

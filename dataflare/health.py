@@ -1,0 +1,228 @@
+"""Health: asks every plugin, the pool, the workers and the circuit breakers."""
+
+from __future__ import annotations
+
+import enum
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from dataflare._backend import DataFlarePlugin, MemoryPool
+from dataflare.errors import UnhealthyError
+from dataflare.service import PluginService
+from dataflare.types import CircuitState, PluginState, PoolStats
+from dataflare.workers import Workers
+
+__all__ = ["HealthReport", "PartHealth", "Probes", "Verdict", "check_pool"]
+
+
+class Verdict(enum.Enum):
+    """How well a part is."""
+
+    HEALTHY = "healthy"
+    DEGRADED = "degraded"
+    UNHEALTHY = "unhealthy"
+
+
+@dataclass(frozen=True)
+class PartHealth:
+    """A verdict, and the reason for it.
+
+    Attributes
+    ----------
+    verdict : Verdict
+    reason : str
+        One sentence.
+    """
+
+    verdict: Verdict
+    reason: str
+
+
+@dataclass(frozen=True)
+class HealthReport:
+    """What a health check found.
+
+    Attributes
+    ----------
+    plugins : Mapping of str to PartHealth
+        By name.
+    pool, workers : PartHealth
+    checked_at : float
+        Seconds since the epoch.
+    """
+
+    plugins: Mapping[str, PartHealth]
+    pool: PartHealth
+    workers: PartHealth
+    checked_at: float
+
+    @property
+    def verdict(self) -> Verdict:
+        """Verdict: That of the part that is worst."""
+        parts = [*self.plugins.values(), self.pool, self.workers]
+        found = {part.verdict for part in parts}
+        for verdict in (Verdict.UNHEALTHY, Verdict.DEGRADED):
+            if verdict in found:
+                return verdict
+        return Verdict.HEALTHY
+
+    @property
+    def is_healthy(self) -> bool:
+        """bool: Whether every part is healthy."""
+        return self.verdict is Verdict.HEALTHY
+
+    def raise_for_status(self) -> None:
+        """Raise `UnhealthyError` if a part is unhealthy; the message has all reasons.
+
+        Raises
+        ------
+        UnhealthyError
+        """
+        if self.verdict is Verdict.UNHEALTHY:
+            raise UnhealthyError(
+                "; ".join(
+                    f"{name}: {part.reason}"
+                    for name, part in self.parts().items()
+                    if part.verdict is Verdict.UNHEALTHY
+                )
+            )
+
+    def parts(self) -> dict[str, PartHealth]:
+        """Every part by name: ``plugin NAME``, ``memory pool``, ``workers``."""
+        parts = {f"plugin {name}": part for name, part in self.plugins.items()}
+        return {**parts, "memory pool": self.pool, "workers": self.workers}
+
+
+class Probes:
+    """Asks plugins how they are, each in a thread of its own, so that none can hold the check up.
+
+    A plugin that has not answered an earlier question is not asked again.
+    """
+
+    def __init__(self) -> None:
+        self._hanging: dict[int, tuple[DataFlarePlugin, threading.Thread, float]] = {}
+
+    def check(self, services: Mapping[str, PluginService], timeout: float) -> dict[str, PartHealth]:
+        """Ask the plugins of these services.
+
+        Parameters
+        ----------
+        services : Mapping of str to PluginService
+        timeout : float
+            Seconds that all of them have together.
+
+        Returns
+        -------
+        dict of str to PartHealth
+        """
+        asked = {
+            name: [self._ask(plugin) for plugin in service.instances]
+            for name, service in services.items()
+        }
+        until = time.monotonic() + timeout
+        for questions in asked.values():
+            for question in questions:
+                question.thread.join(max(min(until - time.monotonic(), threading.TIMEOUT_MAX), 0))
+        return {
+            name: _verdict(services[name], [self._answer(question) for question in questions])
+            for name, questions in asked.items()
+        }
+
+    def _ask(self, plugin: DataFlarePlugin) -> _Question:
+        hanging = self._hanging.get(id(plugin))
+        if hanging is not None and hanging[1].is_alive():
+            return _Question(plugin, hanging[1], hanging[2])
+        question = _Question(plugin, None, time.monotonic())
+        self._hanging[id(plugin)] = (plugin, question.thread, question.asked)
+        question.thread.start()
+        return question
+
+    def _answer(self, question: _Question) -> str | None:
+        """What is wrong, or None."""
+        if question.thread.is_alive():
+            waited = time.monotonic() - question.asked
+            return f"its health check has not answered for {waited:.3g} s"
+        self._hanging.pop(id(question.plugin), None)
+        return question.complaint
+
+
+class _Question:
+    """One call of `health_check`."""
+
+    def __init__(
+        self, plugin: DataFlarePlugin, thread: threading.Thread | None, asked: float
+    ) -> None:
+        self.plugin = plugin
+        self.asked = asked
+        self.complaint: str | None = None
+        self.thread = thread or threading.Thread(
+            target=self._run, name="dataflare-health", daemon=True
+        )
+
+    def _run(self) -> None:
+        try:
+            fit = self.plugin.health_check()
+        except BaseException as error:  # in a thread of its own, it ends here
+            self.complaint = f"its health check failed: {type(error).__name__}: {error}"
+        else:
+            self.complaint = None if fit else "its health check says that it is not fit for work"
+
+
+def _verdict(service: PluginService, complaints: list[str | None]) -> PartHealth:
+    wrong = [complaint for complaint in complaints if complaint is not None]
+    state = service.breaker.state
+    if wrong:
+        which = f" ({len(wrong)} of {len(complaints)} instances)" if len(complaints) > 1 else ""
+        return PartHealth(Verdict.UNHEALTHY, wrong[0] + which)
+    if state is CircuitState.OPEN:
+        return PartHealth(
+            Verdict.UNHEALTHY,
+            f"its circuit is open for another {service.breaker.retry_after:.3g} s",
+        )
+    if state is CircuitState.HALF_OPEN:
+        return PartHealth(Verdict.DEGRADED, "its circuit is being probed")
+    if not service.runner.enabled:
+        return PartHealth(Verdict.DEGRADED, "it is disabled")
+    broken = [p for p in service.instances if p.get_state() is PluginState.ERROR]
+    if broken:
+        return PartHealth(Verdict.UNHEALTHY, "it is in the state ERROR")
+    return PartHealth(Verdict.HEALTHY, "it is fit for work")
+
+
+def check_pool(pool: MemoryPool) -> PartHealth:
+    """Whether the pool still serves its classes from slabs."""
+    stats = pool.get_stats()
+    if pool.closed:
+        return PartHealth(Verdict.UNHEALTHY, "it is closed")
+    if stats is None:
+        return PartHealth(Verdict.HEALTHY, "it does not count what it does")
+    full = _exhausted(stats)
+    if full:
+        return PartHealth(
+            Verdict.DEGRADED,
+            f"every {' and '.join(full)} slab is out, further requests are allocated one by one: "
+            f"drop results sooner, or allow more slabs",
+        )
+    return PartHealth(
+        Verdict.HEALTHY,
+        f"{stats.in_use} buffers are out, {stats.cache_hit_rate:.1%} of requests found a slab",
+    )
+
+
+def _exhausted(stats: PoolStats) -> list[str]:
+    return [
+        size.name
+        for size, of_class in stats.classes.items()
+        if of_class.capacity and of_class.cached == 0
+    ]
+
+
+def check_workers(workers: Workers | None) -> PartHealth:
+    """Whether threads can be had; those that died are replaced when they are needed."""
+    if workers is None:
+        return PartHealth(Verdict.HEALTHY, "batches are not shared out")
+    return PartHealth(
+        Verdict.HEALTHY, f"{workers.alive} of at most {workers.size - 1} threads are running"
+    )
