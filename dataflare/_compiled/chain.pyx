@@ -39,8 +39,7 @@ cdef Py_ssize_t SAMPLE = 128
 cdef int64_t cost_of_clock() noexcept:
     """Nanoseconds that two readings of the clock are apart at least."""
     cdef int64_t least = 1_000_000, before
-    cdef int i
-    for i in range(200):
+    for _ in range(200):
         before = nanoseconds()
         least = min(least, nanoseconds() - before)
     return least

@@ -111,7 +111,6 @@ cdef object too_late(object plugin):
 cdef BatchResult run_native(NativePluginABI1 plugin, RecordBatch batch, MemoryPool pool,
                             int64_t deadline):
     cdef Output output = Output.__new__(Output)
-    cdef Py_ssize_t length = batch.columns.length
     output.begin(batch, pool)
     if deadline:
         run_until(plugin, output, batch, deadline)

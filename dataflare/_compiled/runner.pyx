@@ -38,7 +38,7 @@ cdef object RUNNING = PluginState.RUNNING
 
 cdef Py_ssize_t NEVER = (<size_t>-1) >> 1
 cdef Py_ssize_t FIRST_GUESS = 4096       # records, before anything was measured
-cdef int64_t WORTH_SHARING = 200_000     # nanoseconds of work; a round trip of a thread takes 50,000
+cdef int64_t WORTH_SHARING = 200_000     # nanoseconds; the round trip of a thread takes 50,000
 
 
 cdef struct Slot:

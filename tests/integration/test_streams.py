@@ -9,7 +9,6 @@ from dataflare.config import BatchConfig, PluginManagerConfig
 from dataflare.errors import (
     PluginConfigurationError,
     PluginError,
-    PluginProcessingError,
     UnknownPluginError,
 )
 
