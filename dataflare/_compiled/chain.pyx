@@ -167,6 +167,8 @@ cdef class Chain(DataFlarePlugin):
         PluginResult
             Skip, if every member passed the record on unchanged.
         """
+        if not isinstance(record, PluginRecord):
+            raise TypeError(f"record must be a PluginRecord, not {type(record).__name__}")
         cdef PluginRecord current = record
         cdef PluginResult result
         changed = False

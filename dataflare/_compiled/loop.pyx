@@ -4,6 +4,7 @@ A native plugin runs without the GIL. A failure leaves the inner loop, is noted,
 on with the next record: nothing is set up or looked at per record for the case that it fails.
 """
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF
 from cpython.tuple cimport PyTuple_New, PyTuple_SET_ITEM
 from libc.stdint cimport uint8_t
@@ -25,6 +26,9 @@ from dataflare._compiled.result cimport (
 from dataflare._compiled.types cimport DF_ERROR, DF_FILTERED, DF_SKIP, DF_SUCCESS, df_view
 
 from dataflare.errors import PluginProcessingError
+
+cdef extern from "Python.h":
+    void PyObject_GC_UnTrack(PyObject *item)
 
 
 def run_record(plugin, PluginRecord record not None):
@@ -119,6 +123,8 @@ cdef BatchResult run_map(MapPlugin plugin, RecordBatch batch, MemoryPool pool):
     cdef df_view *values = new_views(arena, length)
     cdef list errors = []
     cdef tuple objects = PyTuple_New(length)
+    # Nobody may find it while it has gaps; of `bytes` alone, it is of no use to the collector.
+    PyObject_GC_UnTrack(<PyObject *>objects)
     while i < length:
         try:
             while i < length:
@@ -204,7 +210,7 @@ cdef BatchResult run_whole(object plugin, RecordBatch batch):
         result = plugin.process_batch(batch)
     except Exception as error:
         raise as_plugin_error(error, name)
-    if not isinstance(result, BatchResult):
+    if not isinstance(result, BatchResult) or (<BatchResult>result).output is None:
         raise PluginProcessingError(
             f"process_batch returned {type(result).__name__}, not a BatchResult", plugin=name
         )
@@ -218,7 +224,7 @@ cdef BatchResult run_whole(object plugin, RecordBatch batch):
 
 
 cdef BatchResult run_chain(Chain chain, RecordBatch batch, MemoryPool pool):
-    cdef Py_ssize_t i, place, length = batch.columns.length
+    cdef Py_ssize_t i, at, place, length = batch.columns.length
     cdef Arena arena = Arena(pool), scratch = Arena(pool)
     cdef uint8_t *status = <uint8_t *>arena.allocate(length)
     # origin[i] is the position in the input of record i of the batch between two stages.
@@ -233,7 +239,14 @@ cdef BatchResult run_chain(Chain chain, RecordBatch batch, MemoryPool pool):
         origin[i] = i
     for stage in chain.stages:
         result = run(stage, current, pool)
-        errors.extend([(origin[index], error) for index, error in result.errors])
+        for index, error in result.errors:
+            at = index
+            if not 0 <= at < result.total:  # the list is in the hands of whoever made the result
+                raise PluginProcessingError(
+                    f"a result of {result.total} records has an error of record {index}",
+                    plugin=plugin_name(stage),
+                )
+            errors.append((origin[at], error))
         given_before = given
         given = [] if given is not None or result.given is not None else None
         place = 0

@@ -136,7 +136,7 @@ def _run_whole(plugin: DataFlarePlugin, batch: RecordBatch) -> BatchResult:
         result = plugin.process_batch(batch)  # type: ignore[attr-defined]
     except Exception as error:
         raise_plugin_error(error, name)
-    if not isinstance(result, BatchResult):
+    if not isinstance(result, BatchResult) or not hasattr(result, "_status"):
         raise PluginProcessingError(
             f"process_batch returned {type(result).__name__}, not a BatchResult", plugin=name
         )
@@ -158,7 +158,13 @@ def _run_chain(chain: Chain, batch: RecordBatch, pool: MemoryPool | None) -> Bat
     given: Given = [None] * len(batch)
     for stage in chain.stages:
         result = run_batch(stage, current, pool)
-        errors.extend((origin[index], error) for index, error in result.errors)
+        for index, error in result.errors:
+            if not 0 <= index < len(result):  # the list is in the hands of whoever made the result
+                raise PluginProcessingError(
+                    f"a result of {len(result)} records has an error of record {index}",
+                    plugin=plugin_name(stage),
+                )
+            errors.append((origin[index], error))
         kept = []
         for index, outcome in enumerate(result.status.tolist()):
             if outcome != SKIP:

@@ -221,6 +221,34 @@ def test_a_member_that_returns_nonsense_fails_its_record(backend) -> None:
         backend.run_record(chain, backend.PluginRecord(b"b"))
 
 
+@pytest.mark.parametrize("record", [None, b"a", 5])
+def test_a_chain_takes_records_alone(backend, record) -> None:
+    """Also if its members do not look at them."""
+
+    class Constant(backend.DataFlarePlugin):
+        def process(self, record):
+            return backend.PluginResult.success(b"a")
+
+    with pytest.raises(TypeError, match="must be a PluginRecord"):
+        backend.Chain(Constant(), Constant()).process(record)
+
+
+@pytest.mark.parametrize("index", [-1, 2, 10**12])
+def test_an_error_of_no_record_fails_the_chain(backend, index) -> None:
+    """The list of errors is in the hands of a member that makes results itself."""
+
+    class Invents(backend.BatchPlugin):
+        def process_batch(self, records):
+            skip = backend.PluginResult.skip()
+            result = backend.BatchResult.from_results(records, [skip] * len(records))
+            result.errors.append((index, PluginProcessingError("invented")))
+            return result
+
+    chain = backend.Chain(Invents(), backend.map_plugin(bytes))
+    with pytest.raises(PluginProcessingError, match=f"2 records has an error of record {index}"):
+        run(backend, chain, [b"a", b"b"])
+
+
 def test_an_error_outcome_of_a_member_ends_the_record(backend) -> None:
     """The members behind it do not see the record."""
     seen = []

@@ -356,6 +356,32 @@ def test_a_batch_plugin_that_returns_nonsense_fails_as_a_whole(backend, returned
     assert (str(caught.value), caught.value.plugin) == (message, "Whole")
 
 
+def test_a_result_that_was_never_filled_is_none(backend) -> None:
+    """Made without its functions, it has no output."""
+
+    class Whole(backend.BatchPlugin):
+        def process_batch(self, records):
+            return backend.BatchResult.__new__(backend.BatchResult)
+
+    with backend.PluginManager() as manager:
+        manager.register_plugin("x", Whole())
+        with pytest.raises(PluginProcessingError, match="not a BatchResult"):
+            manager.process_batch("x", [])
+
+
+def test_a_map_function_finds_nothing_unfinished(backend) -> None:
+    """It may look at every object that the garbage collector knows."""
+
+    def look(value):
+        for item in gc.get_objects():
+            if type(item) is tuple and len(item) == 41:
+                assert len(list(item)) == 41
+        return value
+
+    values = [b"%d" % i for i in range(41)]
+    assert run(backend, backend.map_plugin(look), values).output.to_pylist() == values
+
+
 def test_a_batch_plugin_decides_for_all_records(backend) -> None:
     """Its result is the result; one record is a batch of one."""
 
