@@ -185,7 +185,7 @@ cdef BatchResult run_filter(FilterPlugin plugin, RecordBatch batch, MemoryPool p
 cdef BatchResult run_python(object plugin, RecordBatch batch, MemoryPool pool):
     cdef Gathering gathering = Gathering(batch, pool)
     cdef Py_ssize_t length = batch.columns.length
-    cdef str name = None
+    cdef object name = None
     process = plugin.process
     while gathering.position < length:
         try:

@@ -22,7 +22,7 @@ from dataflare._pure.record import (
     PluginResult,
     require,
 )
-from dataflare.errors import PluginError, PluginProcessingError, drop_frames
+from dataflare.errors import PluginError, PluginProcessingError, drop_frames, sentence_of
 
 Errors = list[tuple[int, PluginError]]
 Given = list[Metadata | None]
@@ -241,10 +241,7 @@ def as_plugin_error(error: Exception, plugin: str | None) -> PluginError:
         if error.plugin is None:
             error.plugin = plugin
         return error
-    text = str(error)
-    wrapped = PluginProcessingError(
-        f"{type(error).__name__}: {text}" if text else type(error).__name__, plugin=plugin
-    )
+    wrapped = PluginProcessingError(sentence_of(error), plugin=plugin)
     wrapped.__cause__ = error
     return wrapped
 
