@@ -16,6 +16,8 @@ from dataflare._compiled.types cimport (
     DF_SKIP, DF_SUCCESS, df_drop, df_emitter, df_output, df_pass, df_record
 )
 
+from contextlib import ExitStack
+
 from dataflare.types import PluginInfo
 
 
@@ -204,13 +206,17 @@ cdef class Chain(DataFlarePlugin):
 
     def initialize(self, config):
         """Initialise every member with the same configuration."""
-        for plugin in self.plugins:
-            plugin.initialize(config)
+        with ExitStack() as stack:
+            for plugin in self.plugins:
+                plugin.initialize(config)
+                stack.callback(plugin.cleanup)  # if one behind it fails
+            stack.pop_all()
 
     def cleanup(self):
         """Clean every member up."""
-        for plugin in self.plugins:
-            plugin.cleanup()
+        with ExitStack() as stack:  # what one raises does not spare the others
+            for plugin in reversed(self.plugins):
+                stack.callback(plugin.cleanup)
 
     def health_check(self):
         """Whether every member is fit for work."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 
 from dataflare._pure.plugin import DataFlarePlugin, plugin_name
 from dataflare._pure.record import PluginRecord, PluginResult, require
@@ -86,13 +87,17 @@ class Chain(DataFlarePlugin):
 
     def initialize(self, config: Mapping[str, object]) -> None:
         """Initialise every member with the same configuration."""
-        for plugin in self.plugins:
-            plugin.initialize(config)
+        with ExitStack() as stack:
+            for plugin in self.plugins:
+                plugin.initialize(config)
+                stack.callback(plugin.cleanup)  # if one behind it fails
+            stack.pop_all()
 
     def cleanup(self) -> None:
         """Clean every member up."""
-        for plugin in self.plugins:
-            plugin.cleanup()
+        with ExitStack() as stack:  # what one raises does not spare the others
+            for plugin in reversed(self.plugins):
+                stack.callback(plugin.cleanup)
 
     def health_check(self) -> bool:
         """Whether every member is fit for work."""

@@ -204,6 +204,35 @@ def test_a_chain_passes_its_life_on(backend) -> None:
     assert backend.Chain(Member("a"), Member("b", False)).health_check() is False
 
 
+def test_a_member_that_fails_to_begin_or_end_spares_no_other(backend) -> None:
+    """Who was initialized is cleaned up, whatever the others raise."""
+    events = []
+
+    class Member(backend.DataFlarePlugin):
+        def __init__(self, name, wrong=""):
+            self.name = name
+            self.wrong = wrong
+
+        def note(self, what):
+            events.append((what, self.name))
+            if self.wrong == what:
+                raise ValueError(f"{self.name} cannot {what}")
+
+        def initialize(self, config):
+            self.note("begin")
+
+        def cleanup(self):
+            self.note("end")
+
+    with pytest.raises(ValueError, match="b cannot begin"):
+        backend.Chain(Member("a"), Member("b", "begin"), Member("c")).initialize({})
+    assert events == [("begin", "a"), ("begin", "b"), ("end", "a")]
+    events.clear()
+    with pytest.raises(ValueError, match="a cannot end"):
+        backend.Chain(Member("a", "end"), Member("b")).cleanup()
+    assert events == [("end", "a"), ("end", "b")]
+
+
 def test_a_member_that_returns_nonsense_fails_its_record(backend) -> None:
     """In the middle of a chain as anywhere."""
 
