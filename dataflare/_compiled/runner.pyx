@@ -1,8 +1,9 @@
 """One plugin in service: runs it, one call at a time, measures it and keeps its state true."""
 cimport cython
+from cpython.exc cimport PyErr_CheckSignals
 from cpython.pythread cimport (
     PyThread_acquire_lock, PyThread_allocate_lock, PyThread_free_lock, PyThread_get_thread_ident,
-    PyThread_release_lock, PyThread_type_lock, NOWAIT_LOCK, WAIT_LOCK
+    PyThread_release_lock, PyThread_type_lock, NOWAIT_LOCK
 )
 from libc.stdint cimport int64_t
 
@@ -27,6 +28,11 @@ cdef extern from "time.h" nogil:
     int clock_gettime(int clock, timespec *now)
     int CLOCK_MONOTONIC
 
+cdef extern from "pythread.h" nogil:
+    ctypedef enum PyLockStatus:
+        PY_LOCK_ACQUIRED
+    PyLockStatus PyThread_acquire_lock_timed(PyThread_type_lock lock, long long us, int interrupts)
+
 cdef object READY = PluginState.READY
 cdef object RUNNING = PluginState.RUNNING
 
@@ -35,6 +41,19 @@ cdef inline int64_t nanoseconds() noexcept nogil:
     cdef timespec now
     clock_gettime(CLOCK_MONOTONIC, &now)
     return <int64_t>now.tv_sec * 1_000_000_000 + now.tv_nsec
+
+
+cdef int wait_for(PyThread_type_lock lock) except -1:
+    """Acquire a lock; what the handler of a signal raises ends the wait."""
+    cdef PyLockStatus status
+    if PyThread_acquire_lock(lock, NOWAIT_LOCK):
+        return 0
+    while True:
+        with nogil:
+            status = PyThread_acquire_lock_timed(lock, -1, 1)
+        if status == PY_LOCK_ACQUIRED:
+            return 0
+        PyErr_CheckSignals()
 
 
 @cython.final
@@ -63,6 +82,7 @@ cdef class PluginRunner:
     cdef unsigned long owner
     cdef Py_ssize_t depth
     cdef bint stopped
+    cdef object afterwards               # called when the outermost call ends, or None
 
     def __cinit__(self, DataFlarePlugin plugin not None, MemoryPool pool not None,
                   PluginCounters counters=None):
@@ -82,9 +102,7 @@ cdef class PluginRunner:
         """Wait for the plugin and mark it running; `leave` must follow."""
         cdef unsigned long me = PyThread_get_thread_ident()
         if self.depth == 0 or self.owner != me:
-            if not PyThread_acquire_lock(self.lock, NOWAIT_LOCK):
-                with nogil:
-                    PyThread_acquire_lock(self.lock, WAIT_LOCK)
+            wait_for(self.lock)
             self.owner = me
         self.depth += 1
         if self.stopped or not self.enabled:
@@ -98,12 +116,17 @@ cdef class PluginRunner:
         self.plugin.state = RUNNING
         return 0
 
-    cdef void leave(self) noexcept:
+    cdef int leave(self) except -1:
         self.depth -= 1
         if self.depth == 0:
             if self.plugin.state is RUNNING:
                 self.plugin.state = READY
+            afterwards = self.afterwards
+            self.afterwards = None
             PyThread_release_lock(self.lock)
+            if afterwards is not None:
+                afterwards()
+        return 0
 
     def process_record(self, PluginRecord record not None):
         """Run the plugin on one record.
@@ -115,7 +138,8 @@ cdef class PluginRunner:
         """
         cdef PluginResult result
         cdef int status = DF_ERROR
-        cdef int64_t started, size_out = 0
+        # Asked for now, because the plugin can release the view that the value may be.
+        cdef int64_t started, size_in = len(record.value), size_out = 0
         self.enter()
         started = nanoseconds()
         try:
@@ -124,7 +148,7 @@ cdef class PluginRunner:
             if status == DF_SUCCESS:
                 size_out = len(result.data)
             elif status == DF_SKIP:
-                size_out = len(record.value)
+                size_out = size_in
             elif status == DF_ERROR:
                 raise PluginProcessingError(
                     result.message, plugin=plugin_name(self.plugin), code=result.code
@@ -133,7 +157,7 @@ cdef class PluginRunner:
         finally:
             self.counters.c_observe(
                 1, status == DF_SUCCESS, status == DF_FILTERED, status == DF_SKIP,
-                status == DF_ERROR, len(record.value), size_out, nanoseconds() - started
+                status == DF_ERROR, size_in, size_out, nanoseconds() - started
             )
             self.leave()
 
@@ -170,13 +194,21 @@ cdef class PluginRunner:
             self.leave()
         return result
 
-    def stop(self):
-        """Take the plugin out of service, once no call is running; what it was doing it ends."""
+    def stop(self, afterwards=None):
+        """Take the plugin out of service, once no call is running; what it was doing it ends.
+
+        Parameters
+        ----------
+        afterwards : callable, optional
+            Called then: at once, or, when a call of the plugin stops it, as that call ends.
+        """
         cdef unsigned long me = PyThread_get_thread_ident()
-        cdef bint inside = self.depth > 0 and self.owner == me
-        if not inside:
-            with nogil:
-                PyThread_acquire_lock(self.lock, WAIT_LOCK)
+        if self.depth > 0 and self.owner == me:
+            self.stopped = True
+            self.afterwards = afterwards
+            return
+        wait_for(self.lock)
         self.stopped = True
-        if not inside:
-            PyThread_release_lock(self.lock)
+        PyThread_release_lock(self.lock)
+        if afterwards is not None:
+            afterwards()

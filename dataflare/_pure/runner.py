@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from dataflare._pure.batch import RecordBatch
@@ -46,6 +46,7 @@ class PluginRunner:
         self._lock = threading.RLock()
         self._depth = 0
         self._stopped = False
+        self._afterwards: Callable[[], None] | None = None
 
     def process_record(self, record: PluginRecord) -> PluginResult:
         """Run the plugin on one record.
@@ -56,6 +57,7 @@ class PluginRunner:
             The record failed.
         """
         require(record, PluginRecord, "record")
+        size = len(record.value)  # the plugin can release the view that the value may be
         with self._running():
             started = time.perf_counter_ns()
             result = None
@@ -67,12 +69,10 @@ class PluginRunner:
                     )
                 return result
             finally:
-                self._count_record(record, result, time.perf_counter_ns() - started)
+                self._count_record(size, result, time.perf_counter_ns() - started)
 
-    def _count_record(
-        self, record: PluginRecord, result: PluginResult | None, elapsed_ns: int
-    ) -> None:
-        size_in = size_out = len(record.value)
+    def _count_record(self, size_in: int, result: PluginResult | None, elapsed_ns: int) -> None:
+        size_out = size_in
         success = filtered = skipped = 0
         if result is None or result.is_error:
             size_out = 0
@@ -120,25 +120,46 @@ class PluginRunner:
             )
             return result
 
-    def stop(self) -> None:
-        """Take the plugin out of service, once no call is running; what it was doing it ends."""
+    def stop(self, afterwards: Callable[[], None] | None = None) -> None:
+        """Take the plugin out of service, once no call is running; what it was doing it ends.
+
+        Parameters
+        ----------
+        afterwards : callable, optional
+            Called then: at once, or, when a call of the plugin stops it, as that call ends.
+        """
         with self._lock:
             self._stopped = True
+            if self._depth > 0:
+                self._afterwards = afterwards
+                return
+        if afterwards is not None:
+            afterwards()
 
     @contextmanager
     def _running(self) -> Iterator[None]:
-        with self._lock:
-            if self._stopped:
-                raise RunnerStoppedError(
-                    "the plugin is not in service any more", plugin=plugin_name(self.plugin)
-                )
-            if not self.enabled:
-                raise PluginDisabledError("the plugin is disabled", plugin=plugin_name(self.plugin))
-            self._depth += 1
-            set_state(self.plugin, PluginState.RUNNING)
-            try:
-                yield
-            finally:
-                self._depth -= 1
-                if self._depth == 0 and self.plugin.get_state() is PluginState.RUNNING:
-                    set_state(self.plugin, PluginState.READY)
+        afterwards = None
+        try:
+            with self._lock:
+                if self._stopped:
+                    raise RunnerStoppedError(
+                        "the plugin is not in service any more", plugin=plugin_name(self.plugin)
+                    )
+                if not self.enabled:
+                    raise PluginDisabledError(
+                        "the plugin is disabled", plugin=plugin_name(self.plugin)
+                    )
+                self._depth += 1
+                try:
+                    set_state(self.plugin, PluginState.RUNNING)
+                    yield
+                finally:
+                    self._depth -= 1
+                    if self._depth == 0:
+                        # Not by get_state, which a plugin may override.
+                        if self.plugin._dataflare_state is PluginState.RUNNING:
+                            set_state(self.plugin, PluginState.READY)
+                        afterwards, self._afterwards = self._afterwards, None
+        finally:
+            if afterwards is not None:
+                afterwards()
