@@ -13,6 +13,7 @@ import itertools
 import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from types import MappingProxyType, TracebackType
 
 from dataflare._backend import (
@@ -282,15 +283,18 @@ class PluginManager:
         take = _taker(records)
         while len(batch := take(size)):
             result = self.process_batch(name, batch)
+            yield result  # first: what fails from here on must not take it away
             size = self._next_size(name, size, result)
-            yield result
 
     def _next_size(self, name: str, size: int, result: BatchResult) -> int:
         config = self.config.batch_config
         if not config.enable_auto_optimization:
             return size
         latency, throughput = result.processing_time, result.throughput_per_second
-        plugin = self.get_plugin(name)
+        runner = self._runners.get(name)
+        if runner is None:
+            return size  # gone meanwhile: whoever has more records will see
+        plugin = runner.plugin
         if not isinstance(plugin, BatchPlugin):
             return next_batch_size(size, latency, throughput, config)
         wanted = plugin.optimize_batch_size(size, latency, throughput)
@@ -345,9 +349,10 @@ class PluginManager:
             self._closed = True
             runners = self._runners
             self._runners = {}
-        for name, runner in runners.items():
-            self._retire(name, runner)
-        self.pool.close()
+        with ExitStack() as stack:  # an interrupt in one of these does not spare the others
+            stack.callback(self.pool.close)
+            for name, runner in reversed(runners.items()):
+                stack.callback(self._retire, name, runner)
 
     def _check(self, name: object) -> None:
         if self._closed:
@@ -388,8 +393,7 @@ class PluginManager:
         return instance
 
     def _retire(self, name: str, runner: PluginRunner) -> None:
-        runner.stop()
-        self._stop(name, runner.plugin)
+        runner.stop(lambda: self._stop(name, runner.plugin))
 
     @staticmethod
     def _stop(name: str, plugin: DataFlarePlugin) -> None:

@@ -22,7 +22,13 @@ from dataflare._pure.record import (
     PluginResult,
     require,
 )
-from dataflare.errors import PluginError, PluginProcessingError, drop_frames, sentence_of
+from dataflare.errors import (
+    PluginError,
+    PluginMemoryError,
+    PluginProcessingError,
+    drop_frames,
+    sentence_of,
+)
 
 Errors = list[tuple[int, PluginError]]
 Given = list[Metadata | None]
@@ -228,9 +234,12 @@ Sequence.register(_Results)
 
 def _column(status: bytes | bytearray, pool: MemoryPool | None) -> npt.NDArray[np.uint8]:
     """The statuses, in memory of the pool, which gets it back when nobody looks at it any more."""
-    if pool is None:
+    try:
+        column = None if pool is None else memoryview(pool.get_buffer(len(status)))
+    except PluginMemoryError:  # closed: a plugin may close its manager, and its call goes on
+        column = None
+    if column is None:
         return np.frombuffer(bytes(status), np.uint8)
-    column = memoryview(pool.get_buffer(len(status)))
     column[:] = status
     return np.frombuffer(column.toreadonly(), np.uint8)
 
