@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 __all__ = [
     "CircuitOpenError",
     "DuplicatePluginError",
@@ -38,6 +40,12 @@ class PluginError(Exception):
     An exception that a plugin raised itself is the ``__cause__``.
     """
 
+    # For the errors of authors whose constructors do not call this one.
+    message: str = ""
+    plugin: str | None = None
+    code: int | str | None = None
+    retryable: bool = False
+
     def __init__(
         self,
         message: str,
@@ -47,13 +55,14 @@ class PluginError(Exception):
         retryable: bool = False,
     ) -> None:
         super().__init__(message)
-        self.message = message
+        self.message = message if isinstance(message, str) else str(message)
         self.plugin = plugin
-        self.code = code
+        self.code = code if code is None or isinstance(code, int | str) else str(code)
         self.retryable = retryable
 
     def __str__(self) -> str:
-        return self.message  # KeyError, which one subclass is too, would show its repr
+        # KeyError, which one subclass is too, would show its repr.
+        return self.message or ", ".join(map(str, self.args))
 
     def __reduce__(self) -> tuple[object, ...]:
         state = {"plugin": self.plugin, "code": self.code, "retryable": self.retryable}
@@ -112,6 +121,15 @@ class RunnerStoppedError(PluginError):
     """The plugin was taken out of service; its manager looks for the one that replaced it."""
 
 
+def sentence_of(error: BaseException) -> str:
+    """What an exception is and says; one that cannot say anything is named at least."""
+    try:
+        text = str(error)
+    except Exception:
+        text = ""
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
 def drop_frames(error: BaseException) -> None:
     """Keep of an exception's traceback only the place, as a note.
 
@@ -125,7 +143,8 @@ def drop_frames(error: BaseException) -> None:
             trace = trace.tb_next
         code = trace.tb_frame.f_code
         note = f"raised in {code.co_qualname}, {code.co_filename}, line {trace.tb_lineno}"
-        if note not in getattr(raised, "__notes__", ()):  # raised before: it may be a constant
-            raised.add_note(note)
+        with suppress(Exception):  # the notes may be anything, if the exception's author wants
+            if note not in getattr(raised, "__notes__", ()):  # raised before: it may be a constant
+                raised.add_note(note)
         raised.__traceback__ = None
-        raised = raised.__cause__ or raised.__context__
+        raised = raised.__context__ if raised.__cause__ is None else raised.__cause__

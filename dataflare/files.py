@@ -34,6 +34,7 @@ BLOCK_SIZE = 1 << 20
 # Standard output may have been opened to append: opening it again would write from its beginning.
 _STANDARD_OUTPUTS = {STANDARD: 1, "/dev/stdout": 1, "/dev/stderr": 2}
 _SEARCH_STEP = 4096
+_LONGEST_NAME = 255
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,6 +228,9 @@ class OutputFile:
     def _open(self, path: str) -> int:
         if path in _STANDARD_OUTPUTS:
             return os.dup(_STANDARD_OUTPUTS[path])
+        if not os.path.basename(path):
+            number = errno.EISDIR if path else errno.ENOENT
+            raise OSError(number, os.strerror(number))
         try:
             mode = os.stat(path).st_mode
         except FileNotFoundError:
@@ -239,12 +243,23 @@ class OutputFile:
         directory = os.path.dirname(target)
         if not os.path.isdir(directory):
             raise OSError(errno.ENOENT, f"There is no directory {directory}")
-        partial = f"{target}.{os.urandom(4).hex()}.partial"
+        ending = os.fsencode(f".{os.urandom(4).hex()}.partial")
+        # Names are limited in length; what does not fit is cut off.
+        name = os.fsencode(os.path.basename(target))[: _LONGEST_NAME - len(ending)] + ending
+        partial = os.path.join(directory, os.fsdecode(name))
         fd = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         if mode is not None:
             os.fchmod(fd, stat.S_IMODE(mode))
         self.target, self._partial = target, partial
         return fd
+
+    def would_overwrite(self, other: OutputFile) -> bool:
+        """Whether both write to one file, of which only this one's or the other's would be left."""
+        if self.target is None or other.target is None:
+            return (self.target is not other.target) and (
+                self.is_file(os.fstat(other._fd)) or other.is_file(os.fstat(self._fd))
+            )
+        return self.target == other.target
 
     def is_file(self, status: os.stat_result) -> bool:
         """Whether `status` is that of the regular file that is written, or will be replaced."""
@@ -282,16 +297,21 @@ class OutputFile:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        with _sentence("write", self.name):
-            os.close(self._fd)
-            if self.target is None or self._partial is None:
-                return
-            if kind is None:
-                os.replace(self._partial, self.target)
-            elif self.size == 0:
-                os.unlink(self._partial)
-            else:
+        try:
+            with _sentence("write", self.name):
+                os.close(self._fd)
+                if self.target is None or self._partial is None:
+                    return
+                if kind is None:
+                    os.replace(self._partial, self.target)
+                elif self.size == 0:
+                    os.unlink(self._partial)
+                else:
+                    self.kept = self._partial
+        except BaseException:
+            if self._partial is not None and os.path.exists(self._partial):
                 self.kept = self._partial
+            raise
 
 
 @contextmanager

@@ -185,7 +185,7 @@ def _verdict(service: PluginService, complaints: list[str | None]) -> PartHealth
         return PartHealth(Verdict.DEGRADED, "its circuit is being probed")
     if not service.runner.enabled:
         return PartHealth(Verdict.DEGRADED, "it is disabled")
-    broken = [p for p in service.instances if p.get_state() is PluginState.ERROR]
+    broken = [p for p in service.instances if DataFlarePlugin.get_state(p) is PluginState.ERROR]
     if broken:
         return PartHealth(Verdict.UNHEALTHY, "it is in the state ERROR")
     return PartHealth(Verdict.HEALTHY, "it is fit for work")

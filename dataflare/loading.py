@@ -30,12 +30,12 @@ def load_attribute(spec: str) -> object:
     PluginConfigurationError
         There is no such module or attribute, or the module fails to load.
     """
-    module_name, _, attribute = spec.partition(":")
+    module_name, _, attribute = spec.rpartition(":")  # the path of a file may have colons
     if not module_name or not attribute:
         raise PluginConfigurationError(f"{spec!r} does not have the form 'module:attribute'")
     try:
         found: object = importlib.import_module(module_name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise PluginConfigurationError(
             f"the module {module_name!r} of the plugin {spec!r} cannot be loaded: "
             f"{type(error).__name__}: {error}"
@@ -99,7 +99,7 @@ def _call(factory: object) -> DataFlarePlugin:
         made = factory()
     except PluginError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise PluginInitializationError(
             f"{name} failed to make a plugin: {type(error).__name__}: {error}"
         ) from error

@@ -16,6 +16,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from types import MappingProxyType, TracebackType
 
 from dataflare._backend import (
@@ -346,15 +347,18 @@ class PluginManager:
         take = _taker(records)
         while len(batch := take(size)):
             result = self.process_batch(name, batch)
+            yield result  # first: what fails from here on must not take it away
             size = self._next_size(name, size, result)
-            yield result
 
     def _next_size(self, name: str, size: int, result: BatchResult) -> int:
         config = self.config.batch_config
         if not (config.enable_auto_optimization and self.config.enable_auto_optimization):
             return size
         latency, throughput = result.processing_time, result.throughput_per_second
-        plugin = self.get_plugin(name)
+        service = self._services.get(name)
+        if service is None:
+            return size  # gone meanwhile: whoever has more records will see
+        plugin = service.runner.plugin
         if not isinstance(plugin, BatchPlugin):
             return next_batch_size(size, latency, throughput, config)
         wanted = plugin.optimize_batch_size(size, latency, throughput)
@@ -459,7 +463,7 @@ class PluginManager:
             uptime=time.monotonic() - self._began,
             plugins={
                 name: PluginStatus(
-                    state=service.runner.plugin.get_state(),
+                    state=DataFlarePlugin.get_state(service.runner.plugin),
                     enabled=service.runner.enabled,
                     instances=len(service.instances),
                     running=service.runner.running,
@@ -492,12 +496,13 @@ class PluginManager:
             self._closed = True
             services = self._services
             self._services = {}
-        self._monitor.stop()
-        for service in services.values():
-            self._retire(service)
-        if self._workers is not None:
-            self._workers.close()
-        self.pool.close()
+        with ExitStack() as stack:  # an interrupt in one of these does not spare the others
+            stack.callback(self.pool.close)
+            if self._workers is not None:
+                stack.callback(self._workers.close)
+            for service in reversed(services.values()):
+                stack.callback(self._retire, service)
+            stack.callback(self._monitor.stop)
 
     def _check(self, name: object) -> None:
         if self._closed:
@@ -587,16 +592,21 @@ class PluginManager:
 
         service.end(at_end)
 
+    @classmethod
+    def _stop(cls, name: str, plugins: Iterable[DataFlarePlugin]) -> None:
+        with ExitStack() as stack:
+            for plugin in plugins:
+                stack.callback(cls._stop_one, name, plugin)
+
     @staticmethod
-    def _stop(name: str, plugins: Iterable[DataFlarePlugin]) -> None:
-        for plugin in plugins:
-            try:
-                plugin.cleanup()
-            except Exception:
-                set_state(plugin, PluginState.ERROR)
-                _logger.exception("cleaning the plugin %r up failed", name)
-            else:
-                set_state(plugin, PluginState.STOPPED)
+    def _stop_one(name: str, plugin: DataFlarePlugin) -> None:
+        try:
+            plugin.cleanup()
+        except Exception:
+            set_state(plugin, PluginState.ERROR)
+            _logger.exception("cleaning the plugin %r up failed", name)
+        else:
+            set_state(plugin, PluginState.STOPPED)
 
     def _after_fork(self) -> None:
         """In the child of a fork, where other threads are gone."""

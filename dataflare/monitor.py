@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from dataflare._backend import Histogram, MemoryPool
+from dataflare._backend import DataFlarePlugin, Histogram, MemoryPool
 from dataflare.service import PluginService
 from dataflare.types import CircuitState, PluginState, PoolStats
 
@@ -247,7 +247,7 @@ class Monitor:
             p99_batch_latency=batch_latency.percentile(99) / 1e9,
             batch_size=records / batches if batches else 0.0,
             errors=dict(service.error_kinds),
-            state=service.runner.plugin.get_state(),
+            state=DataFlarePlugin.get_state(service.runner.plugin),
             circuit=service.breaker.state,
         )
 

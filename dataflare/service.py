@@ -383,7 +383,10 @@ class PluginService:
         for plugin in runner.plugins:
             if state is CircuitState.OPEN:
                 set_state(plugin, PluginState.ERROR)
-            elif state is CircuitState.CLOSED and plugin.get_state() is PluginState.ERROR:
+            elif (
+                state is CircuitState.CLOSED
+                and DataFlarePlugin.get_state(plugin) is PluginState.ERROR
+            ):
                 set_state(plugin, PluginState.READY)
 
     def after_fork(self) -> None:

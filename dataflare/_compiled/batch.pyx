@@ -36,12 +36,16 @@ cdef extern from "Python.h":
     const char *PyUnicode_AsUTF8AndSize(object text, Py_ssize_t *size) except NULL
     int PyBytes_CheckExact(PyObject *item) nogil
     Py_ssize_t PyNumber_AsSsize_t(object number, object error) except? -1
+    const Py_ssize_t PY_SSIZE_T_MAX
 
 cdef Py_ssize_t SHOWN_VALUES = 3
 cdef Py_ssize_t SHOWN_BYTES = 60
 
 
 cdef df_view *new_views(Arena arena, Py_ssize_t length) except NULL:
+    # An array whose rows are all the same one in memory may have any number of them.
+    if length > PY_SSIZE_T_MAX // <Py_ssize_t>sizeof(df_view):
+        raise MemoryError(f"no memory for {length} values")
     return <df_view *>arena.allocate(length * <Py_ssize_t>sizeof(df_view))
 
 
@@ -95,7 +99,7 @@ cdef object number_column(object numbers, str what, object dtype, Py_ssize_t len
     bounds = np.iinfo(dtype)
     if length and not (bounds.min <= int(column.min()) and int(column.max()) <= bounds.max):
         raise ValueError(f"{what} must be integers that fit in {bounds.bits} bits")
-    return np.ascontiguousarray(column, dtype)
+    return np.require(column, dtype, ["C", "ALIGNED"])
 
 
 cdef RecordBatch from_columns(df_view *values, Py_ssize_t length, tuple owners):
@@ -248,10 +252,9 @@ cdef class RecordBatch:
         view_of(memory, &block)
         cdef bint crlf = newline == b"\r\n" if newline is not None else first_is_crlf(block)
         cdef Arena arena = Arena(pool)
-        cdef Py_ssize_t length, newlines
+        cdef Py_ssize_t length
         with nogil:
             length = dfk_count(block.data, block.size, c"\n")
-        newlines = length
         if block.size and block.data[block.size - 1] != c"\n":
             length += 1
         cdef df_view *values = new_views(arena, length)
@@ -259,8 +262,12 @@ cdef class RecordBatch:
             length = dfk_split(block.data, block.size, crlf, values, length)
         cdef RecordBatch batch = from_columns(values, length, (arena, memory))
         batch.columns.block = block
-        if not crlf:
-            batch.total = block.size - newlines
+        # Somebody may write to the buffer meanwhile: only what the views say can be relied upon.
+        if length == 0:
+            batch.total = 0
+        elif not crlf:
+            batch.total = values[length - 1].data + values[length - 1].size - block.data - (
+                length - 1)
         return batch
 
     index = Sequence.index
@@ -589,6 +596,8 @@ cdef RecordBatch from_list(list items):
     cdef df_view *values = new_views(arena, length)
     cdef tuple objects = PyTuple_New(length)
     cdef PyObject *item
+    if len(items) != length:
+        return None  # the garbage collector ran for the new tuple, and with it what changes lists
     for i in range(length):
         item = <PyObject *>PyList_GET_ITEM(items, i)
         if not PyBytes_CheckExact(item):

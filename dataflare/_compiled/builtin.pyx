@@ -320,9 +320,13 @@ cdef class Replace(NativePluginABI1):
                 return df_fail(out, 0, b"the value with all its replacements is too long")
             size += count * (new - old)
             found = dfk_find(&self.prepared, at, end - at)
+        else:
+            count = size
         target = reserve(out, size)
         size = 0
-        while found is not NULL:
+        # No more than were counted: somebody may write to the value meanwhile.
+        while found is not NULL and count > 0:
+            count -= 1
             memcpy(target + size, at, <size_t>(found - at))
             size += found - at
             memcpy(target + size, self.substitute.data, <size_t>new)

@@ -23,6 +23,8 @@ from dataflare._compiled.types cimport (
     DF_SKIP, DF_SUCCESS, df_drop, df_emitter, df_output, df_pass, df_record
 )
 
+from contextlib import ExitStack
+
 from dataflare.types import PluginInfo
 
 cdef extern from *:
@@ -288,6 +290,8 @@ cdef class Chain(DataFlarePlugin):
         PluginResult
             Skip, if every member passed the record on unchanged.
         """
+        if not isinstance(record, PluginRecord):
+            raise TypeError(f"record must be a PluginRecord, not {type(record).__name__}")
         cdef PluginRecord current = record
         cdef PluginResult result
         changed = False
@@ -322,26 +326,18 @@ cdef class Chain(DataFlarePlugin):
         )
 
     def initialize(self, config):
-        """Initialise every member with the same configuration; if one fails, clean up the others.
-
-        Parameters
-        ----------
-        config : Mapping
-        """
-        started = []
-        try:
+        """Initialise every member with the same configuration."""
+        with ExitStack() as stack:
             for plugin in self.plugins:
                 plugin.initialize(config)
-                started.append(plugin)
-        except BaseException:
-            clean_up(reversed(started))
-            raise
+                stack.callback(plugin.cleanup)  # if one behind it fails
+            stack.pop_all()
 
     def cleanup(self):
-        """Clean every member up, also those behind one whose clean-up fails."""
-        error = clean_up(self.plugins)
-        if error is not None:
-            raise error
+        """Clean every member up."""
+        with ExitStack() as stack:  # what one raises does not spare the others
+            for plugin in reversed(self.plugins):
+                stack.callback(plugin.cleanup)
 
     def health_check(self):
         """Whether every member is fit for work."""
@@ -352,17 +348,6 @@ cdef class Chain(DataFlarePlugin):
 
     def __repr__(self):
         return f"Chain({', '.join([repr(plugin) for plugin in self.plugins])})"
-
-
-cdef object clean_up(object plugins):
-    """Clean plugins up; returns the first exception that one of them raised."""
-    first = None
-    for plugin in plugins:
-        try:
-            plugin.cleanup()
-        except Exception as error:
-            first = first or error
-    return first
 
 
 cdef tuple fuse(list plugins):

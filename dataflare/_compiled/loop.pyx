@@ -4,6 +4,7 @@ A native plugin runs without the GIL. A failure leaves the inner loop, is noted,
 on with the next record: nothing is set up or looked at per record for the case that it fails.
 """
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF
 from cpython.tuple cimport PyTuple_New, PyTuple_SET_ITEM
 from libc.stdint cimport int64_t, uint8_t
@@ -28,6 +29,9 @@ from dataflare._compiled.types cimport (
 )
 
 from dataflare.errors import PluginProcessingError, PluginTimeoutError
+
+cdef extern from "Python.h":
+    void PyObject_GC_UnTrack(PyObject *item)
 
 
 def run_record(plugin, PluginRecord record not None):
@@ -168,6 +172,8 @@ cdef BatchResult run_map(MapPlugin plugin, RecordBatch batch, MemoryPool pool, i
     cdef tuple objects = PyTuple_New(length)
     cdef Pace pace
     begin_pace(&pace, deadline)
+    # Nobody may find it while it has gaps; of `bytes` alone, it is of no use to the collector.
+    PyObject_GC_UnTrack(<PyObject *>objects)
     while i < length:
         try:
             while i < length and not is_late(&pace):
@@ -246,7 +252,7 @@ cdef Py_ssize_t expire(uint8_t *status, Py_ssize_t i, Py_ssize_t length, list er
 cdef BatchResult run_python(object plugin, RecordBatch batch, MemoryPool pool, int64_t deadline):
     cdef Gathering gathering = Gathering(batch, pool)
     cdef Py_ssize_t length = batch.columns.length
-    cdef str name = None
+    cdef object name = None
     cdef Pace pace
     begin_pace(&pace, deadline)
     process = plugin.process
@@ -275,7 +281,7 @@ cdef BatchResult run_whole(object plugin, RecordBatch batch):
     name = plugin_name(plugin)
     try:
         result = plugin.process_batch(batch)
-        if not isinstance(result, BatchResult):
+        if not isinstance(result, BatchResult) or (<BatchResult>result).output is None:
             raise PluginProcessingError(
                 f"process_batch returned {type(result).__name__}, not a BatchResult"
             )
@@ -301,7 +307,7 @@ cdef BatchResult run_chain(Chain chain, RecordBatch batch, MemoryPool pool, int6
 
 
 cdef BatchResult run_stages(Chain chain, RecordBatch batch, MemoryPool pool, int64_t deadline):
-    cdef Py_ssize_t i, place, at, length = batch.columns.length
+    cdef Py_ssize_t i, place, at, failed, length = batch.columns.length
     cdef Arena arena = Arena(pool), scratch = Arena(pool)
     cdef uint8_t *status = <uint8_t *>arena.allocate(length)
     # origin[i] is the position in the input of record i of the batch between two stages.
@@ -317,7 +323,14 @@ cdef BatchResult run_stages(Chain chain, RecordBatch batch, MemoryPool pool, int
         began = nanoseconds()
         result = run(stage, current, pool, deadline)
         chain.stage_ns[at] += nanoseconds() - began
-        errors.extend([(origin[index], error) for index, error in result.errors])
+        for index, error in result.errors:
+            failed = index
+            if not 0 <= failed < result.total:  # the list is in the hands of whoever made the result
+                raise PluginProcessingError(
+                    f"a result of {result.total} records has an error of record {index}",
+                    plugin=plugin_name(stage),
+                )
+            errors.append((origin[failed], error))
         given_before = given
         given = [] if given is not None or result.given is not None else None
         place = 0

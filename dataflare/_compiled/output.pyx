@@ -36,17 +36,22 @@ cdef unsigned char UNDECIDED = 0xFF
 
 cdef int grow_emitter(df_emitter *out, Py_ssize_t size) noexcept nogil:
     """`df_emitter.grow`: room for `size` bytes in a new block."""
+    out.reserved = 0  # what was reserved before is given up, also if there is no more
     if size < 0:
         note_failure(<Run *>out, 0, b"the plugin reserved a negative size")
         return -1
     with gil:
-        try:
-            (<Output>(<Run *>out).owner).grow(size)
-            return 0
-        except Exception as error:
-            message = str(error).encode()
-            note_failure(<Run *>out, 0, message)
-            return -1
+        try_to_grow(<Output>(<Run *>out).owner, size)
+    return 0 if size <= out.limit - out.cursor else -1
+
+
+cdef void try_to_grow(Output output, Py_ssize_t size) noexcept:
+    # There may be no memory for the message either: whether it worked, the emitter says.
+    try:
+        output.grow(size)
+    except Exception as error:
+        message = str(error).encode()
+        note_failure(&output.run, 0, message)
 
 
 cdef void fail_emitter(df_emitter *out, int code, const char *message) noexcept nogil:
@@ -121,10 +126,10 @@ cdef class Output:
         if emitter.cursor == self.run.block and self.run.block != self.scratch:
             self.arena.drop_last()  # nothing in it is in use
             self.run.block = emitter.cursor = emitter.limit = self.scratch
+        self.blocks += 1  # also if it fails: what was written so far is not one block any more
         self.run.block = self.arena.block(size, wish, &capacity)
         emitter.cursor = self.run.block
         emitter.limit = self.run.block + capacity
-        self.blocks += 1
         return 0
 
     cdef void note(self, Py_ssize_t index, int code, int member, const char *message) noexcept:

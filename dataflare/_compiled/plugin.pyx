@@ -188,13 +188,17 @@ cdef PluginResult process_single(NativePluginABI1 plugin, PluginRecord record):
     cdef df_emitter *emitter = &output.run.out.emitter
     cdef df_record view
     cdef int status
+    # References and views of our own, because others can release those of the record.
+    cdef object value = own(record.value)
+    cdef object key = record.key
     output.begin_single()
-    view_of(record.value, &view.value)
-    if record.key is None:
+    view_of(value, &view.value)
+    if key is None:
         view.key.data = NULL
         view.key.size = 0
     else:
-        view_of(record.key, &view.key)
+        key = own(key)
+        view_of(key, &view.key)
     view.timestamp = record.timestamp
     view.offset = record.offset
     view.partition = record.partition
@@ -207,6 +211,10 @@ cdef PluginResult process_single(NativePluginABI1 plugin, PluginRecord record):
     except Exception as error:
         raise as_plugin_error(error, member_name(plugin, output.run.member))
     return output.finish_single(status, plugin)
+
+
+cdef object own(object data):
+    return data if type(data) is bytes else memoryview(data)
 
 
 cdef class MapPlugin(DataFlarePlugin):

@@ -211,13 +211,14 @@ cdef class MemoryPool:
         return f"MemoryPool({state}, {reserved} bytes reserved)"
 
     cdef int c_take(self, Py_ssize_t size, Slab *slab) except -1:
-        """Lend `size` bytes; the caller owes `c_give` the same struct. Needs the GIL."""
+        """Lend `size` bytes; the caller owes `c_give` the same struct. Needs the GIL.
+
+        From a closed pool too, but no slab: a plugin may close its manager, and its call goes on.
+        """
         cdef int kind = kind_of(size)
         cdef SlabStack *stack
-        if self.closed:
-            raise PluginMemoryError("the memory pool is closed")
         slab.kind = kind
-        if kind < OVERSIZE and self.stacks[kind].top > 0:
+        if kind < OVERSIZE and self.stacks[kind].top > 0 and not self.closed:
             stack = self.stacks[kind]
             stack.top -= 1
             if stack.top < stack.low:
@@ -270,7 +271,7 @@ cdef class MemoryPool:
     cdef bint c_has(self, Py_ssize_t size) noexcept:
         """Whether a slab is free in the class of `size`."""
         cdef int kind = kind_of(size)
-        return kind < OVERSIZE and self.stacks[kind].top > 0
+        return kind < OVERSIZE and self.stacks[kind].top > 0 and not self.closed
 
     def get_buffer(self, size, /):
         """Borrow a writable buffer.
@@ -304,6 +305,8 @@ cdef class MemoryPool:
             length = -1
         if length < 0:
             raise ValueError(f"the size of a buffer cannot be negative, it was {size}")
+        if self.closed:
+            raise PluginMemoryError("the memory pool is closed")
         cdef Buffer buffer = Buffer.__new__(Buffer)
         self.c_take(length, &buffer.slab)
         buffer.pool = self

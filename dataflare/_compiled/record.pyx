@@ -94,6 +94,8 @@ cdef class PluginRecord:
     """
 
     def __init__(self, value, *, key=None, metadata=None, timestamp=0, partition=0, offset=0):
+        if self.value is not None:
+            raise TypeError("a record cannot be changed")
         self.value = read_only(value, "the value of a record")
         if key is not None:
             self.key = read_only(key, "the key of a record")

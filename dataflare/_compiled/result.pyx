@@ -12,7 +12,7 @@ import numpy as np
 from dataflare._compiled.batch cimport Piece, from_columns, from_objects, new_views
 from dataflare._compiled.types cimport DF_ERROR, DF_FILTERED, DF_SKIP, DF_SUCCESS, df_view
 
-from dataflare.errors import PluginError, PluginProcessingError, drop_frames
+from dataflare.errors import PluginError, PluginProcessingError, drop_frames, sentence_of
 
 
 cdef extern from "Python.h":
@@ -336,10 +336,7 @@ cdef object as_plugin_error(object error, object plugin):
         if error.plugin is None and plugin is not None:
             error.plugin = plugin
         return error
-    text = str(error)
-    wrapped = PluginProcessingError(
-        f"{type(error).__name__}: {text}" if text else type(error).__name__, plugin=plugin
-    )
+    wrapped = PluginProcessingError(sentence_of(error), plugin=plugin)
     wrapped.__cause__ = error
     return wrapped
 

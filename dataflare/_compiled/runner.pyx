@@ -250,7 +250,8 @@ cdef class PluginRunner:
         """
         cdef PluginResult result
         cdef Py_ssize_t slot
-        cdef int64_t started, now, size_out = 0
+        # Asked for now, because the plugin can release the view that the value may be.
+        cdef int64_t started, now, size_in = len(record.value), size_out = 0
         if self.tripped and not self.stopped:
             return self.supervisor.record_refused(record)
         slot = self.enter()
@@ -262,16 +263,16 @@ cdef class PluginRunner:
             self.leave(slot)
             if self.supervisor is not None and isinstance(error, PluginError):
                 return self.supervisor.record_failed(record, error, now - started)
-            self.counters.c_observe(1, 0, 0, 0, 1, len(record.value), 0, now - started, now)
+            self.counters.c_observe(1, 0, 0, 0, 1, size_in, 0, now - started, now)
             raise
         now = nanoseconds()
         if result.status == DF_SUCCESS:
             size_out = len(result.data)
         elif result.status == DF_SKIP:
-            size_out = len(record.value)
+            size_out = size_in
         self.counters.c_observe(
             1, result.status == DF_SUCCESS, result.status == DF_FILTERED,
-            result.status == DF_SKIP, 0, len(record.value), size_out, now - started, now
+            result.status == DF_SKIP, 0, size_in, size_out, now - started, now
         )
         self.leave(slot)
         return result
@@ -394,7 +395,14 @@ cdef class PluginRunner:
         while self.vacant < self.size:
             waiter = Waiter()
             self.watching.append(waiter)
-            waiter.lock.acquire()
+            try:
+                waiter.lock.acquire()
+            except BaseException:  # Ctrl-C: whoever leaves last sees to the end
+                if self.vacant < self.size:
+                    self.at_end = at_end
+                elif at_end is not None:
+                    at_end()
+                raise
         if at_end is not None:
             at_end()
 

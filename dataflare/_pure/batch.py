@@ -86,7 +86,7 @@ def _number_column(
         raise ValueError(f"{what} has the shape {column.shape}, there are {length} values")
     if length and not (bounds.min <= int(column.min()) and int(column.max()) <= bounds.max):
         raise ValueError(f"{what} must be integers that fit in {bounds.bits} bits")
-    return _frozen(np.ascontiguousarray(column, dtype).view())
+    return _frozen(np.require(column, dtype, ["C", "ALIGNED"]).view())
 
 
 def _frozen(column: Numbers) -> Numbers:

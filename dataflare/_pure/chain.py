@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from contextlib import ExitStack
 
 from dataflare._pure.plugin import DataFlarePlugin, plugin_name
 from dataflare._pure.record import PluginRecord, PluginResult, require
@@ -114,26 +115,18 @@ class Chain(DataFlarePlugin):
         )
 
     def initialize(self, config: Mapping[str, object]) -> None:
-        """Initialise every member with the same configuration; if one fails, clean up the others.
-
-        Parameters
-        ----------
-        config : Mapping
-        """
-        started: list[DataFlarePlugin] = []
-        try:
+        """Initialise every member with the same configuration."""
+        with ExitStack() as stack:
             for plugin in self.plugins:
                 plugin.initialize(config)
-                started.append(plugin)
-        except BaseException:
-            _clean_up(reversed(started))
-            raise
+                stack.callback(plugin.cleanup)  # if one behind it fails
+            stack.pop_all()
 
     def cleanup(self) -> None:
-        """Clean every member up, also those behind one whose clean-up fails."""
-        error = _clean_up(self.plugins)
-        if error is not None:
-            raise error
+        """Clean every member up."""
+        with ExitStack() as stack:  # what one raises does not spare the others
+            for plugin in reversed(self.plugins):
+                stack.callback(plugin.cleanup)
 
     def health_check(self) -> bool:
         """Whether every member is fit for work."""
@@ -142,14 +135,3 @@ class Chain(DataFlarePlugin):
 
     def __repr__(self) -> str:
         return f"Chain({', '.join(map(repr, self.plugins))})"
-
-
-def _clean_up(plugins: Iterable[DataFlarePlugin]) -> Exception | None:
-    """Clean plugins up; returns the first exception that one of them raised."""
-    first = None
-    for plugin in plugins:
-        try:
-            plugin.cleanup()
-        except Exception as error:
-            first = first or error
-    return first

@@ -163,7 +163,7 @@ def _run_whole(plugin: DataFlarePlugin, batch: RecordBatch) -> BatchResult:
     name = plugin_name(plugin)
     try:
         result = plugin.process_batch(batch)  # type: ignore[attr-defined]
-        if not isinstance(result, BatchResult):
+        if not isinstance(result, BatchResult) or not hasattr(result, "_status"):
             raise PluginProcessingError(
                 f"process_batch returned {type(result).__name__}, not a BatchResult"
             )
@@ -189,7 +189,13 @@ def _run_chain(
         began = time.monotonic_ns()
         result = _run(stage, current, pool, deadline)
         chain.stage_ns[at] += time.monotonic_ns() - began
-        errors.extend((origin[index], error) for index, error in result.errors)
+        for index, error in result.errors:
+            if not 0 <= index < len(result):  # the list is in the hands of whoever made the result
+                raise PluginProcessingError(
+                    f"a result of {len(result)} records has an error of record {index}",
+                    plugin=plugin_name(stage),
+                )
+            errors.append((origin[index], error))
         kept = []
         for index, outcome in enumerate(result.status.tolist()):
             if outcome != SKIP:

@@ -4,9 +4,10 @@ Design
 ------
 a. **One mapping per class.** The slabs of a class are one private anonymous mapping. Its pages can
    be given back to the operating system one slab at a time.
-b. **One lock for all pools**, so that a fork can wait for it. What the garbage collector calls must
-   not: it may run while its own thread holds the lock. So a buffer that is dropped only queues its
-   slab, and whoever takes the lock next takes the queue in first.
+b. **One lock for all pools**, so that a fork can wait for it. A buffer that is dropped does not: it
+   only queues its slab, and whoever takes the lock next takes the queue in first. What the garbage
+   collector or a signal calls may find that its own thread is within the pool already (`nested`).
+   It then touches no slabs: what it takes is unpooled, what it returns is queued.
 c. **Wrappers are never shared.** A stale reference cannot reach memory that belongs to someone
    else: it finds a buffer that says it was returned.
 d. **No clock on the hot path.** Each class notes the least number of free slabs since the last
@@ -20,6 +21,7 @@ import sys
 import threading
 import time
 from collections import deque
+from contextlib import suppress
 from datetime import timedelta
 from types import TracebackType
 from typing import Any
@@ -39,7 +41,7 @@ _SIZES = tuple(BufferSize)
 _OVERSIZE = len(_SIZES)  # where requests larger than HUGE are counted
 _MADV_POPULATE_WRITE = 23  # Linux 5.14; Python does not name it
 
-_lock = threading.Lock()
+_lock = threading.RLock()
 os.register_at_fork(
     before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release
 )
@@ -126,6 +128,20 @@ class _SlabClass:
         self.restart_clocks(time.monotonic())
 
 
+class _Within:
+    """Tells, with the lock held, whether its thread was within the pool already."""
+
+    def __init__(self) -> None:
+        self.depth = 0
+
+    def __enter__(self) -> bool:
+        self.depth += 1
+        return self.depth > 1
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.depth -= 1
+
+
 class _Tally:
     """Counts of one size class."""
 
@@ -169,6 +185,7 @@ class MemoryPool:
         self._classes = [_SlabClass(*pair) for pair in zip(_SIZES, counts, strict=True)]
         self._tallies = [_Tally() for _ in range(_OVERSIZE + 1)]
         self._dropped: deque[tuple[int, int, int]] = deque()
+        self._within = _Within()
         self._in_use = self._peak = self._bytes_in_use = self._peak_bytes = 0
         _idle.watch(self, config.cleanup_interval)
 
@@ -189,8 +206,8 @@ class MemoryPool:
         self.close()
 
     def __repr__(self) -> str:
-        with _lock:
-            self._take_dropped()
+        with _lock, self._within as nested:
+            self._take_dropped(nested)
             state = "closed" if self._closed else f"{self._in_use} in use"
         reserved = sum(slabs.size * slabs.count for slabs in self._classes)
         return f"MemoryPool({state}, {reserved} bytes reserved)"
@@ -222,11 +239,11 @@ class MemoryPool:
         if size < 0:
             raise ValueError(f"the size of a buffer cannot be negative, it was {size}")
         kind = _kind_of(size)
-        with _lock:
-            self._take_dropped()
+        with _lock, self._within as nested:
+            self._take_dropped(nested)
             if self._closed:
                 raise PluginMemoryError("the memory pool is closed")
-            if kind < _OVERSIZE and self._classes[kind].free:
+            if kind < _OVERSIZE and self._classes[kind].free and not nested:
                 index = self._classes[kind].take()
                 memory = self._classes[kind].slab(index)
             else:
@@ -257,8 +274,8 @@ class MemoryPool:
             self._tallies[kind].returns += 1
             self._bytes_in_use -= capacity
 
-    def _take_dropped(self) -> None:
-        while self._dropped:
+    def _take_dropped(self, nested: bool) -> None:
+        while self._dropped and not nested:
             self._take_back(*self._dropped.popleft())
 
     def return_buffer(self, buffer: "Buffer", /) -> None:
@@ -283,8 +300,8 @@ class MemoryPool:
 
     def warmup(self) -> None:
         """Make every slab resident, so that its first use faults no page."""
-        with _lock:
-            self._take_dropped()
+        with _lock, self._within as nested:
+            self._take_dropped(nested)
             if self._closed:
                 raise PluginMemoryError("the memory pool is closed")
             for slabs in self._classes:
@@ -310,10 +327,10 @@ class MemoryPool:
         limit = seconds(
             "max_idle_time", self.config.max_idle_time if max_idle_time is None else max_idle_time
         )
-        with _lock:
-            self._take_dropped()
+        with _lock, self._within as nested:
+            self._take_dropped(nested)
             now = time.monotonic()
-            return sum(slabs.release_idle(now, limit) for slabs in self._classes)
+            return 0 if nested else sum(slabs.release_idle(now, limit) for slabs in self._classes)
 
     def get_stats(self) -> PoolStats | None:
         """Exact counts since the pool was made.
@@ -325,8 +342,8 @@ class MemoryPool:
         """
         if not self.config.enable_metrics:
             return None
-        with _lock:
-            self._take_dropped()
+        with _lock, self._within as nested:
+            self._take_dropped(nested)
             hits = sum(tally.hits for tally in self._tallies)
             allocations = hits + sum(tally.misses for tally in self._tallies)
             requested = sum(tally.requested for tally in self._tallies)
@@ -451,11 +468,12 @@ class Buffer(Exporter):
         return memory.data
 
     def __release_buffer__(self, view: memoryview, /) -> None:
-        self._views.pop()
+        with suppress(AttributeError):  # the garbage collector clears it first, in a cycle
+            self._views.pop()
         view.release()
 
     def _give_back(self) -> None:
-        with _lock:
+        with _lock, self._pool._within as nested:
             self._usable_memory()
             views = len(self._views)
             if views:
@@ -464,8 +482,8 @@ class Buffer(Exporter):
                 )
             self._memory = None
             self.__class__ = _Returned
-            self._pool._take_dropped()
-            self._pool._take_back(self._kind, self._index, self._capacity)
+            self._pool._dropped.append((self._kind, self._index, self._capacity))
+            self._pool._take_dropped(nested)
 
     def _usable_memory(self) -> Memory:
         if self._memory is None:

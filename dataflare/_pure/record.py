@@ -124,6 +124,8 @@ class PluginRecord(_Immutable):
         partition: SupportsIndex = 0,
         offset: SupportsIndex = 0,
     ) -> None:
+        if hasattr(self, "value"):
+            raise TypeError("a record cannot be changed")
         self._fill(
             value=read_only(value, "the value of a record"),
             key=None if key is None else read_only(key, "the key of a record"),

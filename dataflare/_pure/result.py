@@ -22,7 +22,13 @@ from dataflare._pure.record import (
     PluginResult,
     require,
 )
-from dataflare.errors import PluginError, PluginProcessingError, drop_frames
+from dataflare.errors import (
+    PluginError,
+    PluginMemoryError,
+    PluginProcessingError,
+    drop_frames,
+    sentence_of,
+)
 
 Errors = list[tuple[int, PluginError]]
 Given = list[Metadata | None]
@@ -320,9 +326,12 @@ Sequence.register(_Results)
 
 def _column(status: bytes | bytearray, pool: MemoryPool | None) -> npt.NDArray[np.uint8]:
     """The statuses, in memory of the pool, which gets it back when nobody looks at it any more."""
-    if pool is None:
+    try:
+        column = None if pool is None else memoryview(pool.get_buffer(len(status)))
+    except PluginMemoryError:  # closed: a plugin may close its manager, and its call goes on
+        column = None
+    if column is None:
         return np.frombuffer(bytes(status), np.uint8)
-    column = memoryview(pool.get_buffer(len(status)))
     column[:] = status
     return np.frombuffer(column.toreadonly(), np.uint8)
 
@@ -333,10 +342,7 @@ def as_plugin_error(error: Exception, plugin: str | None) -> PluginError:
         if error.plugin is None:
             error.plugin = plugin
         return error
-    text = str(error)
-    wrapped = PluginProcessingError(
-        f"{type(error).__name__}: {text}" if text else type(error).__name__, plugin=plugin
-    )
+    wrapped = PluginProcessingError(sentence_of(error), plugin=plugin)
     wrapped.__cause__ = error
     return wrapped
 

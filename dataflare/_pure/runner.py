@@ -166,7 +166,8 @@ class PluginRunner:
             slot.depth -= 1
             if slot.depth == 0:
                 alone = self._distinct or self.running == 1
-                if alone and slot.plugin.get_state() is PluginState.RUNNING:
+                # Not by get_state, which a plugin may override.
+                if alone and slot.plugin._dataflare_state is PluginState.RUNNING:
                     set_state(slot.plugin, PluginState.READY)
                 self._vacate(slot)
 
@@ -235,7 +236,7 @@ class PluginRunner:
         require(record, PluginRecord, "record")
         if self.tripped and not self._stopped and self.supervisor is not None:
             return self.supervisor.record_refused(record)
-        failure = None
+        size = len(record.value)  # the plugin can release the view that the value may be
         with self._entered() as slot:
             started = time.monotonic_ns()
             try:
@@ -243,11 +244,11 @@ class PluginRunner:
             except BaseException as error:
                 elapsed = time.monotonic_ns() - started
                 if self.supervisor is None or not isinstance(error, PluginError):
-                    self.counters.observe(1, 0, 0, 0, 1, len(record.value), 0, elapsed)
+                    self.counters.observe(1, 0, 0, 0, 1, size, 0, elapsed)
                     raise
                 failure = error
             else:
-                self._count_record(record, result, time.monotonic_ns() - started)
+                self._count_record(size, result, time.monotonic_ns() - started)
                 return result
         assert self.supervisor is not None
         return self.supervisor.record_failed(record, failure, elapsed)
@@ -264,8 +265,8 @@ class PluginRunner:
         with self._entered() as slot:
             return _outcome(slot.plugin, record)
 
-    def _count_record(self, record: PluginRecord, result: PluginResult, elapsed_ns: int) -> None:
-        size_in = size_out = len(record.value)
+    def _count_record(self, size_in: int, result: PluginResult, elapsed_ns: int) -> None:
+        size_out = size_in
         success = filtered = skipped = 0
         if result.is_success:
             success, size_out = 1, len(result.data or b"")
@@ -365,7 +366,15 @@ class PluginRunner:
                     break
                 watcher = _Waiter()
                 self._watching.append(watcher)
-            watcher.lock.acquire()
+            try:
+                watcher.lock.acquire()
+            except BaseException:  # Ctrl-C: whoever leaves last sees to the end
+                with self._lock:
+                    ended = len(self._free) == len(self._slots)
+                    self._at_end = None if ended else at_end
+                if ended and at_end is not None:
+                    at_end()
+                raise
         if at_end is not None:
             at_end()
 

@@ -119,8 +119,8 @@ def run(
     Ctrl-C ends the run when the batch at work is written; press it twice not to wait.
 
     Exit status: 0 when the run is complete; 1 if it broke off, or if records failed and --errors
-    stop or --fail-on-error asks for it; 2 if it could not begin; 130 after Ctrl-C; 141 when the
-    reader of the output went away.
+    stop or --fail-on-error asks for it; 2 if it could not begin; 130 after Ctrl-C, 143 after
+    SIGTERM, 129 after SIGHUP; 141 when the reader of the output went away.
     """
     from dataflare.cli.run import Options
     from dataflare.cli.run import run as run_job

@@ -1,4 +1,4 @@
-"""Ctrl-C between two steps of work instead of within one."""
+"""Ctrl-C between two steps of work instead of within one, and an end in good order."""
 
 from __future__ import annotations
 
@@ -7,7 +7,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-__all__ = ["Interrupts"]
+__all__ = ["EndedError", "Interrupts"]
+
+ENDINGS = (signal.SIGTERM, signal.SIGHUP)
+
+
+class EndedError(BaseException):
+    """A signal asks the process to end."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"ended by {signal.Signals(number).name}")
+        self.status = 128 + number
 
 
 class Interrupts:
@@ -19,14 +29,21 @@ class Interrupts:
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """Take over Ctrl-C, unless it is ignored, as it is in the background of a script."""
-        before = signal.getsignal(signal.SIGINT)
-        if before is signal.default_int_handler:
+        """Take over Ctrl-C, unless it is ignored, as it is in the background of a script.
+
+        SIGTERM and SIGHUP raise `EndedError` at once; a second one ends the process.
+        """
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, *ENDINGS)}
+        if before[signal.SIGINT] is signal.default_int_handler:
             signal.signal(signal.SIGINT, self._handle)
+        for number in ENDINGS:
+            if before[number] is signal.SIG_DFL:
+                signal.signal(number, self._end)
         try:
             yield
         finally:
-            signal.signal(signal.SIGINT, before)
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -38,6 +55,11 @@ class Interrupts:
             self._holding = False
         if self._asked:
             raise KeyboardInterrupt
+
+    @staticmethod
+    def _end(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        raise EndedError(number)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if not self._holding or self._asked:

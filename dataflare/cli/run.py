@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from dataflare._backend import BatchResult, Chain, filter_plugin
 from dataflare.cli import show
 from dataflare.cli.failures import failures
-from dataflare.cli.interrupts import Interrupts
+from dataflare.cli.interrupts import EndedError, Interrupts
 from dataflare.cli.specs import load_plugin
 from dataflare.cli.tally import Tally
 from dataflare.errors import PluginConfigurationError, PluginError, PluginSerializationError
@@ -49,7 +49,7 @@ def run(options: Options) -> int:
         job = Job(options)
     except KeyboardInterrupt:
         return INTERRUPTED
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if options.debug:
             raise
         show.problem(show.sentence(error))
@@ -59,11 +59,13 @@ def run(options: Options) -> int:
         job.run()
     except KeyboardInterrupt:
         status, problem = INTERRUPTED, "interrupted"
+    except EndedError as ended:
+        status, problem = ended.status, str(ended)
     except BrokenPipeError:
         for kept in job.kept():
             show.problem(kept)
         return PIPE_CLOSED
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if options.debug:
             raise
         status, problem = FAILED, show.sentence(error)
@@ -120,7 +122,7 @@ class Job:
             for source in self._inputs:
                 if output.is_file(source.status):
                     raise PluginConfigurationError(f"{output.name} is both input and output")
-        if self._letters and self._letters.target and self._letters.target == self._output.target:
+        if self._letters and self._letters.would_overwrite(self._output):
             raise PluginConfigurationError(f"{self._output.name} is given as -o and as --errors")
 
     def _outputs(self) -> list[OutputFile]:

@@ -7,6 +7,7 @@ the summary, which every run prints, does without it.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -21,11 +22,21 @@ _UNITS = ("B", "kB", "MB", "GB", "TB")
 
 def problem(text: str) -> None:
     """Say in one sentence what went wrong."""
-    print(f"dataflare: {text}", file=sys.stderr)
+    _say(f"dataflare: {text}")
 
 
-def sentence(error: Exception) -> str:
+def _say(text: str) -> None:
+    """Print to standard error; that nobody can read it there is no failure of the run."""
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except OSError:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+
+
+def sentence(error: BaseException) -> str:
     """What an exception says."""
+    if isinstance(error, SystemExit):
+        return f"a plugin ended the program with exit({error.code!r})"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     if isinstance(error, MemoryError):
@@ -58,14 +69,14 @@ def pairs(rows: Iterable[tuple[str, str]]) -> None:
 def summary(tally: Tally, form: str) -> None:
     """Print what a run did to standard error, as ``"table"``, ``"json"`` or not at all."""
     if form == "json":
-        print(json.dumps(tally.as_dict()), file=sys.stderr)
+        _say(json.dumps(tally.as_dict()))
     elif form == "table":
         for name, value in _summary_rows(tally):
-            print(f"{name:11}{value:>22}", file=sys.stderr)
+            _say(f"{name:11}{value:>22}")
         for failure in tally.first_failures:
-            print(f"failed: {failure}", file=sys.stderr)
+            _say(f"failed: {failure}")
         if tally.failed > len(tally.first_failures):
-            print(f"and {tally.failed - len(tally.first_failures):,} more", file=sys.stderr)
+            _say(f"and {tally.failed - len(tally.first_failures):,} more")
 
 
 def _summary_rows(tally: Tally) -> list[tuple[str, str]]:

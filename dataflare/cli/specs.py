@@ -134,7 +134,7 @@ def _load_file(path: str) -> None:
     sys.path.append(os.path.dirname(path))  # for what it imports from beside it
     try:
         module_spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise PluginConfigurationError(
             f"loading {path} failed: {type(error).__name__}: {error}"
         ) from error

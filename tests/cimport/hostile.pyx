@@ -7,7 +7,7 @@ from dataflare cimport (
     drop, emit, fail, forward, pass_on, put, reserve
 )
 
-__all__ = ["BatchHook", "Nothing", "Odd", "Repeat", "ShowRecord"]
+__all__ = ["BatchHook", "Calls", "Nothing", "Odd", "Repeat", "ShowRecord"]
 
 
 cdef class Nothing(NativePlugin):
@@ -36,6 +36,14 @@ cdef class Odd(NativePlugin):
         if what == c'h':
             reserve(out, <Py_ssize_t>1 << 60)
             return SUCCESS
+        if what == c'o':
+            reserve(out, 100)
+            with gil:
+                try:
+                    reserve(out, <Py_ssize_t>1 << 60)
+                except MemoryError:
+                    pass
+            return commit(out, 50)
         if what == c'f':
             return forward(out, record, 1, record.value.size)
         if what == c'g':
@@ -53,6 +61,20 @@ cdef class Odd(NativePlugin):
         if what == c'd':
             return FILTERED
         return SKIP
+
+
+cdef class Calls(NativePlugin):
+    """Calls a function, and emits the record's value and key as they are afterwards."""
+    cdef object function
+
+    def __init__(self, function):
+        self.function = function
+
+    cdef int c_process(self, const Record *record, Emitter *out) except? -1 nogil:
+        with gil:
+            self.function()
+            text = record.value.data[:record.value.size] + record.key.data[:record.key.size]
+            return emit(out, text, len(text))
 
 
 cdef class Repeat(NativePlugin):

@@ -111,6 +111,7 @@ def test_single_record(manager, logfields):
         (b"n", "the plugin committed a size that it had not reserved"),
         (b"r", "MemoryError: no room for -7 bytes of output"),
         (b"h", f"MemoryError: no room for {1 << 60} bytes of output"),
+        (b"o", "the plugin committed a size that it had not reserved"),
         (b"f", "the plugin forwarded bytes that are not in the record"),
         (b"g", "the plugin forwarded bytes that are not in the record"),
         (b"e", "the plugin gave no reason"),
@@ -128,6 +129,22 @@ def test_nonsense_is_the_records_error(manager, hostile, value, message, fused):
     assert result.output.to_pylist() == ([b"A", b"B"] if fused else [b"a", b"b"])
     with pytest.raises(dataflare.PluginError, match=message.replace("(", r"\(")):
         manager.process_record("plugin", dataflare.PluginRecord(value))
+
+
+def test_a_record_stays_in_place_while_it_is_processed(hostile):
+    """Also when its views are released meanwhile."""
+    value, key = bytearray(b"value"), bytearray(b"key")
+    record = dataflare.PluginRecord(value, key=key)
+
+    def release():
+        for view, source in ((record.value, value), (record.key, key)):
+            view.release()
+            with pytest.raises(BufferError):
+                source.clear()
+
+    assert hostile.Calls(release).process(record).data == b"valuekey"
+    value.clear()
+    key.clear()
 
 
 def test_keyboard_interrupt_is_no_records_error(manager, hostile):

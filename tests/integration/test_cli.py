@@ -49,6 +49,10 @@ def hanging(value):
     open("hanging", "wb").close()
     time.sleep(60)
 
+@dataflare.map_plugin
+def hanging_at_b(value):
+    return hanging(value) if value == b"b" else value
+
 class Coded(dataflare.DataFlarePlugin):
     def process(self, record):
         return dataflare.PluginResult.error("never", code=7)
@@ -60,6 +64,25 @@ class Whole(dataflare.BatchPlugin):
 class Needy(dataflare.DataFlarePlugin):
     def initialize(self, config):
         self.since = config["since"]
+
+@dataflare.map_plugin
+def ends(value):
+    if value == b"end":
+        raise SystemExit(0)
+    return value
+
+class EndsLate(dataflare.DataFlarePlugin):
+    def process(self, record):
+        return dataflare.PluginResult.skip()
+    def cleanup(self):
+        raise SystemExit(0)
+
+class EndsEarly(EndsLate):
+    def initialize(self, config):
+        raise SystemExit(0)
+
+def quit_():
+    raise SystemExit(0)
 
 def make():
     return Coded()
@@ -290,6 +313,8 @@ def test_classes_and_factories(cli: Cli, attribute: str) -> None:
         ("plug.py:os", "not module"),
         ("plug.py:Needy", "failed to initialize: KeyError: 'since'"),
         ("broken.py:x", "SyntaxError"),
+        ("script.py:x", "failed: SystemExit: 0"),
+        ("plug.py:quit_", "failed to make a plugin: SystemExit: 0"),
         ("contains", "it is written contains:TEXT"),
         ("upper:x", "it is written upper"),
         ("replace:x", "it is written replace:OLD:NEW"),
@@ -303,10 +328,30 @@ def test_classes_and_factories(cli: Cli, attribute: str) -> None:
 def test_plugins_that_cannot_be_used(cli: Cli, spec: str, words: str) -> None:
     """The sentence names the plugin and the reason; no output file appears."""
     cli.write("broken.py", b"def\n")
+    cli.write("script.py", b"import sys\nsys.exit(0)\n")
     sentence = cli.sentence("-p", spec, "-o", "out")
     assert words in sentence
     assert spec in sentence
     assert not list(cli.directory.glob("out*"))
+
+
+def test_plugin_in_a_directory_with_a_colon(cli: Cli) -> None:
+    """The last colon ends the path."""
+    cli.path("a:b").mkdir()
+    cli.write("a:b/plug.py", PLUGINS.encode())
+    assert cli.map("-p", "a:b/plug.py:double", stdin=b"x\n") == b"xx\n"
+
+
+def test_plugin_that_ends_the_program(cli: Cli) -> None:
+    """A run that was broken off never looks like one that is complete."""
+    sentence = "a plugin ended the program with exit(0)"
+    assert cli.sentence("-p", "plug.py:EndsEarly", stdin=b"a\n") == sentence
+    assert cli.sentence("-p", "plug.py:EndsLate", stdin=b"a\n", status=1) == sentence
+    lines = b"a\nend\nb\n"
+    assert cli.sentence("-p", "plug.py:ends", "-o", "out", stdin=lines, status=1) == (
+        f"{sentence}; what was written of out is in {cli.partial('out')}"
+    )
+    assert cli.partial("out").read_bytes() == b"a\n"
 
 
 def test_plugin_that_fails_as_a_whole(cli: Cli) -> None:
@@ -550,6 +595,15 @@ def test_disk_that_fills_up(cli: Cli) -> None:
     assert kept.read_bytes() == b"0123456789ABCDE\n" * (1 << 16)
 
 
+def test_standard_error_that_nobody_can_read(cli: Cli) -> None:
+    """The run is complete all the same, and says so by its status."""
+    for stats in ("table", "json"):
+        with open("/dev/full", "wb") as device:
+            run = ("run", "-p", "plug.py:no_b", "--stats", stats)
+            result = cli(*run, stdin=b"a\nb\n", stderr=device)
+        assert (result.status, result.out) == (0, b"a\n")
+
+
 def test_closed_pipe(cli: Cli) -> None:
     """`| head` ends the run without a word."""
     cli.write("in", b"some line\n" * 500_000)
@@ -624,6 +678,8 @@ def test_outputs_that_cannot_be_written(cli: Cli) -> None:
     assert cli.sentence(*run, "closed/file", preexec_fn=drop_root) == (
         "cannot write closed/file: Permission denied"
     )
+    assert cli.sentence(*run, "new/") == "cannot write new/: Is a directory"
+    assert cli.sentence(*run, "") == "cannot write : No such file or directory"
     cli.path("closed").chmod(0o555)
     assert cli.sentence(*run, "closed/new", preexec_fn=drop_root) == (
         "cannot write closed/new: Permission denied"
@@ -654,6 +710,14 @@ def test_output_that_is_an_input(cli: Cli) -> None:
     assert cli.sentence("-p", "upper", "-o", "x", "--errors", "x") == (
         "x is given as -o and as --errors"
     )
+    with cli.path("x").open("wb") as shared:
+        assert cli.sentence("-p", "upper", "--errors", "x", stdout=shared) == (
+            "standard output is given as -o and as --errors"
+        )
+        assert cli.sentence("-p", "upper", "--errors", "-", "-o", "x", stdout=shared) == (
+            "x is given as -o and as --errors"
+        )
+    cli.path("x").unlink()
     assert sorted(os.listdir(cli.directory)) == ["in", "link", "plug.py"]
 
 
@@ -701,6 +765,27 @@ def test_second_interrupt_does_not_wait(cli: Cli) -> None:
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=30)
     assert (process.returncode, err) == (130, b"dataflare: interrupted\n")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_end_in_good_order(cli: Cli, number: signal.Signals) -> None:
+    """What was written is kept, and the sentence says where, even if a plugin hangs."""
+    cli.write("in", b"a\n" * 10)
+    with cli.start(
+        *("run", "-p", "plug.py:hanging_at_b", "in", "-", "-o", "out", "--stats", "none")
+    ) as process:
+        assert process.stdin is not None
+        process.stdin.write(b"b\n")
+        process.stdin.flush()
+        wait_for(cli.path("hanging").exists)
+        process.send_signal(number)
+        _, err = process.communicate(timeout=30)
+    kept = cli.partial("out")
+    assert process.returncode == 128 + number
+    assert err.decode() == (
+        f"dataflare: ended by {number.name}; what was written of out is in {kept}\n"
+    )
+    assert kept.read_bytes() == b"a\n" * 10
 
 
 def test_ignored_interrupt_stays_ignored(cli: Cli) -> None:

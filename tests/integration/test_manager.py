@@ -616,6 +616,65 @@ def test_closing_cleans_every_plugin_up_once(backend, witness) -> None:
             call()
 
 
+@pytest.mark.parametrize("way", ["unregister", "replace", "close"])
+def test_a_plugin_that_ends_its_own_service_ends_its_batch_first(backend, way) -> None:
+    """It is cleaned up behind the last record, once, and the result is whole."""
+    cleaned = []
+
+    class Quits(backend.DataFlarePlugin):
+        def process(self, record):
+            if record.value == b"quit":
+                {
+                    "unregister": lambda: manager.unregister_plugin("x"),
+                    "replace": lambda: manager.replace_plugin("x", backend.Upper()),
+                    "close": manager.close,
+                }[way]()
+            return backend.PluginResult.success(record.value + b"%d" % len(cleaned))
+
+        def cleanup(self):
+            cleaned.append(self)
+
+    with backend.PluginManager() as manager:
+        manager.register_plugin("x", Quits())
+        plugin = manager.get_plugin("x")
+        result = manager.process_batch("x", [b"a", b"quit", b"b"])
+        assert result.output.to_pylist() == [b"a0", b"quit0", b"b0"]
+        assert cleaned == [plugin]
+        assert plugin.get_state() is STOPPED
+    assert cleaned == [plugin]
+
+
+def test_a_native_plugin_in_a_manager_that_its_chain_closes(backend) -> None:
+    """The members behind still have memory to write to."""
+    with backend.PluginManager() as manager:
+        closes = backend.filter_plugin(lambda value: manager.close() is None)
+        manager.register_plugin("x", backend.Chain(backend.Upper(), closes, backend.Lower()))
+        result = manager.process_batch("x", [b"a" * 5000, b"b" * 100_000])
+    assert result.output.to_pylist() == [b"a" * 5000, b"b" * 100_000]
+    with pytest.raises(PluginError, match="closed"):
+        manager.pool.get_buffer(1)
+
+
+def test_an_interrupt_while_closing_spares_no_plugin(backend, witness) -> None:
+    """The others are cleaned up and the pool is closed before it comes through."""
+
+    class Interrupted(backend.DataFlarePlugin):
+        def process(self, record):
+            return backend.PluginResult.skip()
+
+        def cleanup(self):
+            raise KeyboardInterrupt
+
+    manager = backend.PluginManager()
+    last = witness()
+    manager.register_plugin("first", Interrupted())
+    manager.register_plugin("last", last)
+    with pytest.raises(KeyboardInterrupt):
+        manager.close()
+    assert last.events[-1] == "cleanup"
+    assert manager.pool.closed
+
+
 def test_results_stay_valid_after_the_manager_is_closed(backend) -> None:
     """Values, statuses, errors, and a stream's batches."""
     with backend.PluginManager() as manager:

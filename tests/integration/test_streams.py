@@ -131,6 +131,32 @@ def test_a_size_that_is_no_integer_is_an_error(backend, manager, wish) -> None:
         list(manager.process_stream("x", [b"a"] * 200))
 
 
+def test_a_size_that_fails_takes_no_result_away(backend, manager) -> None:
+    """The batch before it was processed, and is handed over first."""
+
+    class Undecided(backend.BatchAdapter):
+        def optimize_batch_size(self, current_size, latency, throughput):
+            raise ValueError("no idea")
+
+    manager.register_plugin("x", Undecided(backend.Upper()))
+    stream = manager.process_stream("x", [b"a"] * 200)
+    assert next(stream).success_count == 100
+    with pytest.raises(ValueError, match="no idea"):
+        next(stream)
+
+
+def test_a_stream_ends_well_whose_plugin_went_at_its_end(backend, manager) -> None:
+    """There is no next batch for which it would be needed."""
+
+    def last(value):
+        manager.unregister_plugin("x")
+        return value
+
+    manager.register_plugin("x", backend.map_plugin(last))
+    (result,) = manager.process_stream("x", [b"a"])
+    assert result.output.to_pylist() == [b"a"]
+
+
 def test_a_stream_follows_a_replaced_plugin(backend, manager) -> None:
     """From the next batch on."""
     manager.register_plugin("x", backend.map_plugin(lambda value: b"old"))

@@ -1,9 +1,11 @@
 """Batches: how they are made, read, cut, shown and kept alive."""
 
 import gc
+import itertools
 import mmap
 import pickle
 import sys
+import threading
 from collections.abc import Sequence
 from types import MappingProxyType
 
@@ -94,6 +96,32 @@ def test_text_that_utf8_cannot_express_is_refused_with_its_index(backend) -> Non
         backend.RecordBatch.from_values(["fine", "\ud800"])
     with pytest.raises(ValueError, match=r"^key 0 cannot be encoded as UTF-8"):
         backend.RecordBatch.from_values([b""], ["\udfff"])
+
+
+def test_a_list_that_the_garbage_collector_changes(backend) -> None:
+    """What it runs may empty the list while that is read; all values are there, or none."""
+    expected = [b"%d" % i for i in range(100)]
+    threshold = gc.get_threshold()
+    for objects in range(20):
+        values = list(expected)
+
+        def empty(phase, info, values=values):
+            values.clear()
+
+        gc.disable()
+        gc.collect()
+        made = [[] for _ in range(objects)]
+        gc.callbacks.append(empty)
+        try:
+            gc.set_threshold(gc.get_count()[0] or 1)
+            gc.enable()
+            batch = backend.RecordBatch.from_values(values)
+        finally:
+            gc.callbacks.remove(empty)
+            gc.set_threshold(*threshold)
+            gc.enable()
+        assert batch.to_pylist() in ([], expected)
+        assert len(made) == objects
 
 
 def test_a_value_with_gaps_is_refused_with_its_index(backend) -> None:
@@ -220,6 +248,23 @@ def test_an_array_is_not_copied_and_cannot_be_resized(backend) -> None:
         del batch
 
 
+def test_an_array_that_repeats_a_row_without_end_is_refused(backend) -> None:
+    """Its views would fill the address space several times."""
+    rows = np.lib.stride_tricks.as_strided(np.array([b"a"]), (1 << 60,), (0,))
+    with pytest.raises((MemoryError, ValueError)):
+        backend.RecordBatch.from_values(rows)
+
+
+def test_numbers_stand_where_a_processor_can_read_them(backend) -> None:
+    """A column that begins at an odd address is copied."""
+    raw = b"x" + np.arange(3, dtype=np.int64).tobytes()
+    column = np.frombuffer(raw, np.int64, offset=1)
+    batch = backend.RecordBatch.from_values([b"a"] * 3, timestamps=column, offsets=column)
+    assert batch.timestamps.flags.aligned
+    assert batch.offsets.flags.aligned
+    assert batch[1:].timestamps.tolist() == [1, 2]
+
+
 def test_records_become_a_batch_and_come_back(backend, full) -> None:
     """Every field, and columns that no record uses do not exist."""
     records = list(full)
@@ -307,6 +352,30 @@ def test_only_two_line_ends_exist(backend, newline) -> None:
     """Everything else is refused."""
     with pytest.raises(ValueError, match="newline must be"):
         backend.RecordBatch.from_lines(b"a", newline=newline)
+
+
+def test_lines_of_a_buffer_that_is_written_to_meanwhile(backend) -> None:
+    """Which lines it has depends on the moment; sizes and lines agree all the same."""
+    lines = 1 << 14 if backend.name == "cython" else 1 << 8
+    few, many = b"a" * 1024 * lines, (b"a" * 1023 + b"\n") * lines
+    buffer = bytearray(few)
+    ended = threading.Event()
+
+    def write():
+        for content in itertools.cycle((many, few)):
+            buffer[:] = content
+            if ended.is_set():
+                return
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    try:
+        for _ in range(100):
+            batch = backend.RecordBatch.from_lines(buffer, newline=b"\n")
+            assert batch.nbytes == sum(map(len, batch.to_pylist()))
+    finally:
+        ended.set()
+        thread.join()
 
 
 def test_to_lines_copies_nothing_where_the_lines_stand_already(backend) -> None:

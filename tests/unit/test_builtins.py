@@ -1,10 +1,12 @@
 """The plugins that come with the library: what each does with what a record may hold."""
 
 import importlib.abc
+import itertools
 import json
 import pickle
 import re
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -174,6 +176,31 @@ def test_replace_may_grow_beyond_every_buffer(backend) -> None:
 
 
 LOG = [b"id=42 ERROR disk", b"id=7", b"no number", b"", b"ID=9", b"id=1 id=2", b"\xff id=3"]
+
+
+def test_replace_in_a_value_that_is_written_to_meanwhile(backend) -> None:
+    """How much is replaced depends on the moment; nothing is written outside of the output."""
+    few, many = b"b" * (1 << 20), b"a" * (1 << 20)
+    value = bytearray(few)
+    value[0] = ord("a")
+    ended = threading.Event()
+
+    def write():
+        for content in itertools.cycle((many, few)):
+            value[1:] = content[1:]
+            if ended.is_set():
+                return
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    try:
+        for _ in range(50):
+            batch = backend.RecordBatch.from_values([value])
+            (made,) = backend.run_batch(backend.Replace("a", "xyz"), batch).output.to_pylist()
+            assert len(made) == len(value) + 2 * made.count(b"xyz")
+    finally:
+        ended.set()
+        thread.join()
 
 
 @layouts

@@ -204,6 +204,35 @@ def test_a_chain_passes_its_life_on(backend) -> None:
     assert backend.Chain(Member("a"), Member("b", False)).health_check() is False
 
 
+def test_a_member_that_fails_to_begin_or_end_spares_no_other(backend) -> None:
+    """Who was initialized is cleaned up, whatever the others raise."""
+    events = []
+
+    class Member(backend.DataFlarePlugin):
+        def __init__(self, name, wrong=""):
+            self.name = name
+            self.wrong = wrong
+
+        def note(self, what):
+            events.append((what, self.name))
+            if self.wrong == what:
+                raise ValueError(f"{self.name} cannot {what}")
+
+        def initialize(self, config):
+            self.note("begin")
+
+        def cleanup(self):
+            self.note("end")
+
+    with pytest.raises(ValueError, match="b cannot begin"):
+        backend.Chain(Member("a"), Member("b", "begin"), Member("c")).initialize({})
+    assert events == [("begin", "a"), ("begin", "b"), ("end", "a")]
+    events.clear()
+    with pytest.raises(ValueError, match="a cannot end"):
+        backend.Chain(Member("a", "end"), Member("b")).cleanup()
+    assert events == [("end", "a"), ("end", "b")]
+
+
 def test_a_member_that_returns_nonsense_fails_its_record(backend) -> None:
     """In the middle of a chain as anywhere."""
 
@@ -219,6 +248,34 @@ def test_a_member_that_returns_nonsense_fails_its_record(backend) -> None:
     assert str(error) == "the plugin returned str, not a PluginResult"
     with pytest.raises(PluginProcessingError, match="returned str"):
         backend.run_record(chain, backend.PluginRecord(b"b"))
+
+
+@pytest.mark.parametrize("record", [None, b"a", 5])
+def test_a_chain_takes_records_alone(backend, record) -> None:
+    """Also if its members do not look at them."""
+
+    class Constant(backend.DataFlarePlugin):
+        def process(self, record):
+            return backend.PluginResult.success(b"a")
+
+    with pytest.raises(TypeError, match="must be a PluginRecord"):
+        backend.Chain(Constant(), Constant()).process(record)
+
+
+@pytest.mark.parametrize("index", [-1, 2, 10**12])
+def test_an_error_of_no_record_fails_the_chain(backend, index) -> None:
+    """The list of errors is in the hands of a member that makes results itself."""
+
+    class Invents(backend.BatchPlugin):
+        def process_batch(self, records):
+            skip = backend.PluginResult.skip()
+            result = backend.BatchResult.from_results(records, [skip] * len(records))
+            result.errors.append((index, PluginProcessingError("invented")))
+            return result
+
+    chain = backend.Chain(Invents(), backend.map_plugin(bytes))
+    with pytest.raises(PluginProcessingError, match=f"2 records has an error of record {index}"):
+        run(backend, chain, [b"a", b"b"])
 
 
 def test_an_error_outcome_of_a_member_ends_the_record(backend) -> None:

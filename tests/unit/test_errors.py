@@ -44,6 +44,13 @@ def test_plugin_and_code_are_given_by_name() -> None:
         errors.PluginError("message", "plugin")  # type: ignore[misc]
 
 
+def test_what_is_no_text_becomes_text() -> None:
+    """A message that is an exception, a code that is anything."""
+    error = errors.PluginError(ValueError("no"), code=2.5)
+    assert (str(error), error.message, error.code) == ("no", "no", "2.5")
+    assert str(pickle.loads(pickle.dumps(error))) == "no"
+
+
 def test_the_cause_stays() -> None:
     """What a plugin raised is the cause of the error it becomes."""
     cause = ValueError("bad thing")

@@ -151,6 +151,29 @@ def test_incomplete_output_is_kept_beside(tmp_path: Path) -> None:
     assert Path(output.kept).name.endswith(".partial")
 
 
+def test_output_that_cannot_get_its_name_is_kept(tmp_path: Path) -> None:
+    """A directory came to stand in its place."""
+    path = tmp_path / "out"
+    output = OutputFile(str(path))
+    output.write(b"all")
+    path.mkdir()
+    with pytest.raises(IsADirectoryError), output:
+        pass
+    assert output.kept is not None
+    assert Path(output.kept).read_bytes() == b"all"
+
+
+def test_output_with_a_long_name(tmp_path: Path) -> None:
+    """The longest there may be, in whole bytes as well as in parts of a letter."""
+    for name in ("x" * 255, "\N{SNOWMAN}" * 85):
+        path = tmp_path / name
+        with OutputFile(str(path)) as output:
+            output.write(b"all")
+        assert path.read_bytes() == b"all"
+        assert len(os.listdir(tmp_path)) == 1
+        path.unlink()
+
+
 def test_nothing_is_kept_of_nothing(tmp_path: Path) -> None:
     """An output that nothing was written to leaves no file behind."""
     with pytest.raises(RuntimeError), OutputFile(str(tmp_path / "out")) as output:

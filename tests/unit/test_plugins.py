@@ -11,7 +11,7 @@ from dataflare.errors import (
     PluginProcessingError,
     PluginSerializationError,
 )
-from dataflare.types import API_VERSION, PluginState, PluginType
+from dataflare.types import API_VERSION, PluginInfo, PluginState, PluginType
 
 SUCCESS, FILTERED, SKIP, ERROR = range(4)
 
@@ -320,6 +320,81 @@ def test_a_broken_info_does_not_hide_the_error(backend) -> None:
     assert (str(error), error.plugin) == ("ValueError: the real problem", "Broken")
 
 
+def odd_exceptions():
+    """Exceptions whose authors made something else of them, and what is said of each."""
+
+    class SilentError(Exception):
+        def __str__(self):
+            raise RuntimeError("nothing to say")
+
+    class NotedError(Exception):
+        pass
+
+    class UntrueError(Exception):
+        def __bool__(self):
+            raise RuntimeError("neither")
+
+    class OwnError(PluginError):
+        def __init__(self, number):
+            self.number = number
+
+    noted, caused = NotedError("n"), ValueError("v")
+    noted.__notes__ = "one"
+    caused.__cause__ = UntrueError()
+    return {
+        "SilentError": SilentError(),
+        "NotedError: n": noted,
+        "ValueError: v": caused,
+        "UntrueError": UntrueError(),
+        "5": OwnError(5),
+        "v": PluginError(ValueError("v")),
+    }
+
+
+@pytest.mark.parametrize("text", odd_exceptions())
+@pytest.mark.parametrize("kind", ["map", "filter", "class"])
+def test_odd_exceptions_fail_their_record_alone(backend, kind, text) -> None:
+    """Whatever their authors made of them, the other records are there."""
+
+    def check(value):
+        if value == b"bad":
+            raise odd_exceptions()[text]
+        return value
+
+    class Checks(backend.DataFlarePlugin):
+        def process(self, record):
+            check(record.value)
+            return backend.PluginResult.skip()
+
+    plugin = {
+        "map": lambda: backend.map_plugin(check),
+        "filter": lambda: backend.filter_plugin(check),
+        "class": Checks,
+    }[kind]()
+    result = run(backend, plugin, [b"a", b"bad", b"b"])
+    assert result.output.to_pylist() == [b"a", b"b"]
+    ((index, error),) = result.errors
+    assert (index, str(error)) == (1, text)
+    assert result.results[1].is_error
+
+
+def test_a_name_that_is_odd_text_is_a_name(backend) -> None:
+    """A subclass of str whose text is itself."""
+
+    class Text(str):
+        def __str__(self):
+            return self
+
+    class Fails(backend.DataFlarePlugin):
+        def process(self, record):
+            raise ValueError
+
+        def info(self):
+            return PluginInfo(name=Text("odd"))
+
+    assert run(backend, Fails(), [b"a"]).errors[0][1].plugin == "odd"
+
+
 def test_a_shared_error_object_is_the_error_of_each_record(backend) -> None:
     """A plugin may raise the very same exception twice."""
     shared = ValueError("same")
@@ -356,6 +431,32 @@ def test_a_batch_plugin_that_returns_nonsense_fails_as_a_whole(backend, returned
     for _, error in result.errors:
         assert (type(error), str(error), error.plugin) == (PluginProcessingError, message, "Whole")
     assert len(result.output) == 0
+
+
+def test_a_result_that_was_never_filled_is_none(backend) -> None:
+    """Made without its functions, it has no output."""
+
+    class Whole(backend.BatchPlugin):
+        def process_batch(self, records):
+            return backend.BatchResult.__new__(backend.BatchResult)
+
+    with backend.PluginManager() as manager:
+        manager.register_plugin("x", Whole())
+        ((_, error),) = manager.process_batch("x", [b"a"]).errors
+        assert "not a BatchResult" in str(error)
+
+
+def test_a_map_function_finds_nothing_unfinished(backend) -> None:
+    """It may look at every object that the garbage collector knows."""
+
+    def look(value):
+        for item in gc.get_objects():
+            if type(item) is tuple and len(item) == 41:
+                assert len(list(item)) == 41
+        return value
+
+    values = [b"%d" % i for i in range(41)]
+    assert run(backend, backend.map_plugin(look), values).output.to_pylist() == values
 
 
 def test_a_batch_plugin_decides_for_all_records(backend) -> None:

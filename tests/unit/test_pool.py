@@ -298,6 +298,54 @@ def test_buffers_in_a_cycle_go_home(pool) -> None:
     assert pool.get_stats().in_use == 0
 
 
+def test_views_in_a_cycle_go_in_silence(pool, monkeypatch) -> None:
+    """Whichever the garbage collector takes apart first, the buffer or its view."""
+    noted: list = []
+    monkeypatch.setattr(sys, "unraisablehook", noted.append)
+    buffer = pool.get_buffer(10)
+    cycle: list = [memoryview(buffer)]
+    cycle.append(cycle)
+    del buffer, cycle
+    gc.collect()
+    assert (noted, pool.get_stats().in_use) == ([], 0)
+
+
+def test_what_the_garbage_collector_calls_may_use_the_pool(pool) -> None:
+    """A finalizer that takes and returns buffers, at any moment of another call."""
+
+    class Holder:
+        def __init__(self) -> None:
+            self.buffer = pool.get_buffer(100)
+            self.itself = self
+
+        def __del__(self) -> None:
+            pool.return_buffer(self.buffer)
+            with pool.get_buffer(10) as other:
+                memoryview(other)[:] = b"x" * 10
+            pool.trim(0)
+            pool.get_stats()
+
+    def use() -> None:
+        threshold = gc.get_threshold()
+        gc.set_threshold(1)
+        try:
+            for _ in range(100):
+                Holder()
+                with pool.get_buffer(50):
+                    repr(pool)
+                pool.get_stats()
+                pool.trim(0)
+        finally:
+            gc.set_threshold(*threshold)
+
+    thread = threading.Thread(target=use, daemon=True)
+    thread.start()
+    thread.join(60)
+    assert not thread.is_alive()
+    gc.collect()
+    assert (pool.get_stats().in_use, pool.get_stats().cached) == (0, 9)
+
+
 def test_statistics_are_exact(pool) -> None:
     """Every field after a small history."""
     a, b = pool.get_buffer(100), pool.get_buffer(300)

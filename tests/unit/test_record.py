@@ -129,6 +129,14 @@ def test_a_record_cannot_be_changed(backend, name) -> None:
     assert (record.value, record.key) == (b"value", b"key")
 
 
+def test_a_record_cannot_be_made_twice(backend) -> None:
+    """Calling its constructor again would change it."""
+    record = backend.PluginRecord(b"a", timestamp=1)
+    with pytest.raises(TypeError, match="cannot be changed"):
+        record.__init__(b"b")
+    assert record == backend.PluginRecord(b"a", timestamp=1)
+
+
 def test_only_the_value_is_positional(backend) -> None:
     """The other fields are given by name, and unknown ones are refused."""
     with pytest.raises(TypeError):

@@ -1,5 +1,8 @@
 """One plugin in service: its state, its switch, its end, its counters."""
 
+import contextlib
+import os
+import signal
 import threading
 
 import pytest
@@ -94,6 +97,100 @@ def test_a_call_that_stops_its_own_runner_ends_well(backend, make_runner) -> Non
     assert first().skipped_count == 1
     with pytest.raises(RunnerStoppedError):
         second()
+
+
+def test_what_follows_a_stop_waits_for_the_call_that_asks_for_it(backend, make_runner) -> None:
+    """Also when the call fails; without a call it follows at once."""
+    events = []
+
+    class Quits(backend.DataFlarePlugin):
+        def process(self, record):
+            runner.stop(lambda: events.append("stopped"))
+            events.append("processed")
+            raise ValueError("and fails")
+
+    for call in range(2):
+        runner = make_runner(Quits())
+        with contextlib.suppress(PluginProcessingError):
+            calls_of(backend, runner)[call]()
+    assert events == ["processed", "stopped"] * 2
+    make_runner(backend.Upper()).stop(lambda: events.append("at once"))
+    assert events[-1] == "at once"
+
+
+def test_a_plugin_that_releases_its_record_frees_the_runner(backend, make_runner) -> None:
+    """The result is there, and the plugin is free for other threads."""
+
+    class Releases(backend.DataFlarePlugin):
+        def process(self, record):
+            with record.value as view:
+                assert len(view) == 3
+            return backend.PluginResult.skip()
+
+    runner = make_runner(Releases())
+    assert runner.process_record(backend.PluginRecord(bytearray(b"abc"))).is_skip
+    assert (runner.counters.bytes_in, runner.counters.bytes_out) == (3, 3)
+    assert runner.plugin.get_state() is PluginState.READY
+    stopping = threading.Thread(target=runner.stop, daemon=True)
+    stopping.start()
+    stopping.join(60)
+    assert not stopping.is_alive()
+
+
+def test_the_state_is_not_asked_of_the_plugin(backend, make_runner) -> None:
+    """An author may override get_state, and it may fail."""
+
+    class Broken(backend.DataFlarePlugin):
+        def process(self, record):
+            return backend.PluginResult.skip()
+
+        def get_state(self):
+            raise ValueError("no state")
+
+    first, second = calls_of(backend, make_runner(Broken()))
+    assert first().skipped_count == 1
+    assert second().is_skip
+
+
+@pytest.mark.parametrize("waiting", ["call", "stop"])
+def test_a_signal_ends_the_wait_for_a_plugin(backend, make_runner, waiting) -> None:
+    """What its handler raises comes through while another thread holds the plugin."""
+
+    class Woken(BaseException):
+        pass
+
+    begun, woken = threading.Event(), threading.Event()
+
+    def hold(value):
+        begun.set()
+        woken.wait(60)
+        return value
+
+    def wake(number, frame):
+        if not woken.is_set():
+            woken.set()
+            raise Woken
+
+    def send():
+        while not woken.wait(0.05):
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+    runner = make_runner(backend.map_plugin(hold))
+    call, _ = calls_of(backend, runner)
+    holder, sender = threading.Thread(target=call), threading.Thread(target=send)
+    before = signal.signal(signal.SIGUSR1, wake)
+    holder.start()
+    try:
+        assert begun.wait(60)
+        with pytest.raises(Woken):  # noqa: PT012 - the signal may come as soon as it is sent
+            sender.start()
+            call() if waiting == "call" else runner.stop()
+    finally:
+        woken.set()
+        holder.join()
+        sender.join()
+        signal.signal(signal.SIGUSR1, before)
+    assert runner.counters.records == 1
 
 
 def test_stopping_waits_for_the_call_that_is_running(backend, make_runner) -> None:
