@@ -9,10 +9,9 @@ is never held while a plugin's code runs, so a plugin may call its manager.
 
 from __future__ import annotations
 
-import itertools
 import logging
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType, TracebackType
 
 from dataflare._backend import (
@@ -22,10 +21,9 @@ from dataflare._backend import (
     PluginRecord,
     PluginResult,
     PluginRunner,
-    RecordBatch,
     set_state,
 )
-from dataflare.batching import BatchPlugin, as_batch
+from dataflare.batching import as_batch
 from dataflare.config import PluginManagerConfig
 from dataflare.errors import (
     DuplicatePluginError,
@@ -36,7 +34,7 @@ from dataflare.errors import (
 )
 from dataflare.loading import make_plugin
 from dataflare.metrics import PluginMetrics
-from dataflare.tuner import next_batch_size
+from dataflare.streams import run_stream
 from dataflare.types import PluginState, PoolStats
 
 __all__ = ["PluginManager"]
@@ -258,7 +256,9 @@ class PluginManager:
         """Run a plugin over records that come one by one, batch by batch.
 
         The first batch has ``batch_config.default_batch_size`` records. How many the next one has
-        follows from how long the last one took, unless ``enable_auto_optimization`` is False.
+        follows from how long those before it took, unless ``enable_auto_optimization`` is False;
+        see `dataflare.tuner`. A batch holds at most ``max_batch_bytes`` of values, but always a
+        record.
 
         Parameters
         ----------
@@ -275,30 +275,9 @@ class PluginManager:
             records, Iterable
         ):
             raise TypeError(f"records must be an iterable of records, not {type(records).__name__}")
-        return self._stream(name, records)
-
-    def _stream(self, name: str, records: Iterable[object]) -> Iterator[BatchResult]:
-        size = self.config.batch_config.default_batch_size
-        take = _taker(records)
-        while len(batch := take(size)):
-            result = self.process_batch(name, batch)
-            size = self._next_size(name, size, result)
-            yield result
-
-    def _next_size(self, name: str, size: int, result: BatchResult) -> int:
-        config = self.config.batch_config
-        if not config.enable_auto_optimization:
-            return size
-        latency, throughput = result.processing_time, result.throughput_per_second
-        plugin = self.get_plugin(name)
-        if not isinstance(plugin, BatchPlugin):
-            return next_batch_size(size, latency, throughput, config)
-        wanted = plugin.optimize_batch_size(size, latency, throughput)
-        if isinstance(wanted, bool) or not isinstance(wanted, int):
-            raise PluginError(
-                f"optimize_batch_size returned {type(wanted).__name__}, not int", plugin=name
-            )
-        return min(max(wanted, 1), config.max_batch_size)
+        return run_stream(
+            name, records, self.config.batch_config, self.process_batch, self.get_plugin
+        )
 
     def get_metrics(self, name: str) -> PluginMetrics | None:
         """What a plugin did so far.
@@ -405,19 +384,3 @@ class PluginManager:
 
 def _unknown(name: str) -> UnknownPluginError:
     return UnknownPluginError(f"no plugin {name!r} is registered", plugin=name)
-
-
-def _taker(records: Iterable[object]) -> Callable[[int], RecordBatch]:
-    """A function that takes the next so many records, and at the end none."""
-    if not isinstance(records, RecordBatch):
-        iterator = iter(records)
-        return lambda size: as_batch(tuple(itertools.islice(iterator, size)))
-    position = 0
-
-    def take(size: int) -> RecordBatch:
-        nonlocal position
-        batch = records[position : position + size]
-        position += len(batch)
-        return batch
-
-    return take

@@ -16,6 +16,7 @@ ROOMS = [
     {"_backend"},
     {"files", "loading", "metrics", "plugins", "tuner"},
     {"batching"},
+    {"streams"},
     {"manager"},
     {"cli"},
 ]
