@@ -26,7 +26,8 @@ e. **Latency.** The wanted size keeps the 95th percentile under the target, by t
 f. **Settled.** Once the wanted size was run often enough, or after `MOST_SAMPLES` batches, the
    size stays. A moving average [4]_ of measured by predicted cost, in which no batch counts more
    than twofold, tells drift from noise. Batches above the target fill a leaky bucket that one in
-   twenty keeps level; when it is full, the size shrinks by a tenth.
+   twenty keeps level; when it is full, the size shrinks by a tenth. Outliers do not count there:
+   smaller batches have them too.
 g. **Again.** When the cost has drifted, and otherwise after `RECHECK` batches, the search starts
    over at an eighth of the size. Nothing that was seen before then counts.
 
@@ -65,7 +66,7 @@ OUTLIER = 3.0  # times the cost that the others predict
 PRIOR_NOISE = 0.04  # what is assumed before there are batches enough to tell
 P95 = 1.9  # standard deviations: 1.645 for the 95th percentile, and room for outliers
 DRIFT = 1.3  # the change of cost, as a factor beyond noise, after which the search starts over
-GAIN = 0.1  # the weight of a batch in the running mean
+GAIN = 0.07  # the weight of a batch in the running mean
 FULL = 2.4  # batches above the target in a short time after which the size shrinks
 LEAK = 1 / 19  # how much of one a batch below the target makes up for
 SHRINK = 0.9
@@ -130,7 +131,7 @@ class TunerState(NamedTuple):
     drift : float
         Running mean of the measured cost by the predicted one.
     late : float
-        Batches above the target, less those made up for.
+        Batches above the target that were no outliers, less those made up for.
     left : int
         Batches until the next search.
     """
@@ -192,7 +193,7 @@ def tune(
     ratio = cost / ((overhead / size + each) * drift)
     drift *= 1.0 - GAIN + GAIN * (ratio if 0.5 < ratio < 2.0 else 0.5 if ratio <= 0.5 else 2.0)
     left -= 1
-    if latency > config.target_latency:
+    if latency > config.target_latency and ratio < OUTLIER:
         late += 1.0
     elif late > 0.0:
         late = late - LEAK if late > LEAK else 0.0

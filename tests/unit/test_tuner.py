@@ -243,6 +243,14 @@ def test_a_target_that_shrinks_is_kept() -> None:
     assert run.sizes[-1] > 1500
 
 
+def test_outliers_that_come_at_any_size_do_not_shrink_batches() -> None:
+    """Of ten batches one is interrupted for longer than the target."""
+    rng = random.Random(3)
+    pauses = [0.1 if rng.random() < 0.1 else 0.0 for _ in range(2000)]
+    run = simulate(lambda i: line(1e-3 + pauses[i], 1e-5), batches=2000)
+    assert sorted(run.sizes)[len(run.sizes) // 4] > 1000
+
+
 @pytest.mark.parametrize("target", [0, 1e-9])
 def test_a_target_that_no_batch_keeps_is_given_up(target) -> None:
     """Batches become small, but not so small that they are nothing but overhead."""
