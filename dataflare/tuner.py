@@ -21,12 +21,12 @@ d. **Rise.** Where larger batches cost more per record (the cache is full, the p
    beyond it counting by its median; it must exceed three standard deviations of the noise. Only
    sizes below it are then wanted. The gap around it is halved while that could pay.
 e. **Latency.** The wanted size keeps the 95th percentile under the target, by the model and the
-   noise that was seen. A target that even single records miss is given up: batches are then so
+   noise that was seen. A target that even a single record misses is given up: batches are then so
    large that they take a quarter more than a single record, but not larger than the first one.
 f. **Settled.** Once the wanted size was run often enough, or after `MOST_SAMPLES` batches, the
    size stays. A moving average [4]_ of measured by predicted cost, in which no batch counts more
    than twofold, tells drift from noise. Batches above the target fill a leaky bucket that one in
-   twenty keeps level; when it is full, the size shrinks by a tenth. Outliers do not count there:
+   thirty keeps level; when it is full, the size shrinks by a tenth. Outliers do not count there:
    smaller batches have them too.
 g. **Again.** When the cost has drifted, and otherwise after `RECHECK` batches, the search starts
    over at an eighth of the size. Nothing that was seen before then counts.
@@ -68,7 +68,7 @@ P95 = 1.9  # standard deviations: 1.645 for the 95th percentile, and room for ou
 DRIFT = 1.3  # the change of cost, as a factor beyond noise, after which the search starts over
 GAIN = 0.07  # the weight of a batch in the running mean
 FULL = 2.4  # batches above the target in a short time after which the size shrinks
-LEAK = 1 / 19  # how much of one a batch below the target makes up for
+LEAK = 1 / 30  # how much of one a batch below the target makes up for; outliers have the rest
 SHRINK = 0.9
 RECHECK = 1000  # batches after which a search starts over in any case,
 RECHECK_SECONDS = 1.0  # but not sooner than this, or the searches would be felt
@@ -225,7 +225,9 @@ def _search(
     following = wanted
     if len(samples) < MOST_SAMPLES:
         between = math.isqrt(curve.good * curve.bad)
-        if wanted < smallest:
+        if curve.overhead + curve.cost > config.target_latency and smallest > 1:
+            following = 1  # before the target is given up, one record must have missed it
+        elif wanted < smallest:
             pass
         elif len(samples) < 3 and smallest > first // 4 > 0:
             following = first // 4

@@ -205,6 +205,7 @@ def test_much_noise_costs_little(name, noise) -> None:
     assert shares[2] >= 0.95
     assert shares[0] >= 0.85
     assert max(run.changes() for run in runs) <= 30
+    assert not best or max(run.late(CONFIG) for run in runs) <= 0.1
 
 
 def test_of_equal_sizes_the_smallest_is_taken() -> None:
