@@ -47,6 +47,15 @@ def every_job(factor: float, *peers: str) -> dict[str, tuple[Bound, ...]]:
     return {"": (Bound(factor, peers),)}
 
 
+FIXED_SIZES = tuple(100 << i for i in range(13))
+"""Sizes of batches, from 100 to 409,600."""
+
+
+def fixed(size: int) -> str:
+    """What a stream with batches of one size is called."""
+    return f"batches of {size:,}"
+
+
 ENGINES = ("daft", "polars", "duckdb", "pyarrow")
 SELECTIVE = Bound(0.5, ENGINES)
 
@@ -71,5 +80,16 @@ TARGETS = {
     "P8 CPU": Target("the same, processor time", "s"),
     "P8 memory": Target("the same, peak resident memory", "MB", every_job(200)),
     "P9": Target("metrics on, batches of 1,000", "ns a record", every_job(1.02, "run_batch alone")),
+    "P10": Target(
+        "a stream, its size of batches found by itself",
+        "ns a record",
+        every_job(1.05, *map(fixed, FIXED_SIZES)),
+    ),
+    "P10 settled": Target("the same, until the size is found", "batches", every_job(30)),
+    "P10 latency": Target(
+        "the same, 95th percentile of a batch from then on",
+        "ms",
+        {"": (Bound(50),), "Python F in 2 ms": (Bound(2),)},
+    ),
     "P11": Target("import, beyond that of numpy", "ms", every_job(30)),
 }

@@ -57,7 +57,8 @@ class BatchPlugin(DataFlarePlugin):
     Parameters
     ----------
     config : BatchConfig, optional
-        What `optimize_batch_size` goes by.
+        What its streams and `optimize_batch_size` go by, within the limits of the manager's
+        configuration; if not given, streams go by the manager's.
     """
 
     batch_config = BatchConfig()
@@ -90,7 +91,10 @@ class BatchPlugin(DataFlarePlugin):
         return result.results[0]
 
     def optimize_batch_size(self, current_size: int, latency: float, throughput: float) -> int:
-        """The size of the next batch of a stream.
+        """The size of the next batch of a stream, by the last one alone.
+
+        Override it to decide the size of every batch. A stream of a plugin that does not is sized
+        by `dataflare.tuner.tune`, which remembers more than one batch.
 
         Parameters
         ----------

@@ -135,9 +135,11 @@ class BatchConfig(_Checked):
     target_latency : float or timedelta
         Seconds that a batch should take at most.
     min_throughput : float
-        Records per second below which batches grow.
+        Records per second below which batches grow as long as `target_latency` allows.
     enable_auto_optimization : bool
-        Whether the size of the next batch follows from the last one's latency and throughput.
+        Whether the size of the next batch follows from latency and throughput of those before it.
+    max_batch_bytes : int, optional
+        Bytes of values in a batch of a stream at most; a batch always holds at least one record.
     enable_parallel : bool
         Whether large batches are shared out among threads, where the plugin allows it.
     parallelism : int
@@ -151,6 +153,7 @@ class BatchConfig(_Checked):
     enable_auto_optimization: bool = True
     enable_parallel: bool = True
     parallelism: int = 4
+    max_batch_bytes: int | None = None
 
     def __post_init__(self) -> None:
         self._set(
@@ -163,6 +166,8 @@ class BatchConfig(_Checked):
                 "enable_auto_optimization", self.enable_auto_optimization
             ),
         )
+        if self.max_batch_bytes is not None:
+            self._set(max_batch_bytes=_count("max_batch_bytes", self.max_batch_bytes, 1))
         if self.default_batch_size > self.max_batch_size:
             raise ValueError(
                 f"default_batch_size ({self.default_batch_size}) must not exceed "

@@ -9,14 +9,14 @@ manager's lock is never held while a plugin's code runs, so a plugin may call it
 
 from __future__ import annotations
 
-import itertools
 import logging
 import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from types import MappingProxyType, TracebackType
 
 from dataflare._backend import (
@@ -29,7 +29,7 @@ from dataflare._backend import (
     RecordBatch,
     set_state,
 )
-from dataflare.batching import BatchPlugin, as_batch
+from dataflare.batching import as_batch
 from dataflare.config import PluginManagerConfig, seconds
 from dataflare.errors import (
     DuplicatePluginError,
@@ -44,7 +44,7 @@ from dataflare.metrics import PluginMetrics
 from dataflare.monitor import Monitor, PluginStatus, Sample, SystemStatus, Totals
 from dataflare.recovery import DeadLetterSink
 from dataflare.service import PluginService
-from dataflare.tuner import next_batch_size
+from dataflare.streams import run_stream
 from dataflare.types import PluginState, PoolStats
 from dataflare.workers import Workers
 
@@ -323,7 +323,9 @@ class PluginManager:
         """Run a plugin over records that come one by one, batch by batch.
 
         The first batch has ``batch_config.default_batch_size`` records. How many the next one has
-        follows from how long the last one took, unless ``enable_auto_optimization`` is False.
+        follows from how long those before it took, unless ``enable_auto_optimization`` is False;
+        see `dataflare.tuner`. A batch holds at most ``max_batch_bytes`` of values, but always a
+        record.
 
         Parameters
         ----------
@@ -340,33 +342,14 @@ class PluginManager:
             records, Iterable
         ):
             raise TypeError(f"records must be an iterable of records, not {type(records).__name__}")
-        return self._stream(name, records)
-
-    def _stream(self, name: str, records: Iterable[object]) -> Iterator[BatchResult]:
-        size = self.config.batch_config.default_batch_size
-        take = _taker(records)
-        while len(batch := take(size)):
-            result = self.process_batch(name, batch)
-            yield result  # first: what fails from here on must not take it away
-            size = self._next_size(name, size, result)
-
-    def _next_size(self, name: str, size: int, result: BatchResult) -> int:
         config = self.config.batch_config
-        if not (config.enable_auto_optimization and self.config.enable_auto_optimization):
-            return size
-        latency, throughput = result.processing_time, result.throughput_per_second
+        if not self.config.enable_auto_optimization:
+            config = replace(config, enable_auto_optimization=False)
+        return run_stream(name, records, config, self.process_batch, self._plugin_of)
+
+    def _plugin_of(self, name: str) -> DataFlarePlugin | None:
         service = self._services.get(name)
-        if service is None:
-            return size  # gone meanwhile: whoever has more records will see
-        plugin = service.runner.plugin
-        if not isinstance(plugin, BatchPlugin):
-            return next_batch_size(size, latency, throughput, config)
-        wanted = plugin.optimize_batch_size(size, latency, throughput)
-        if isinstance(wanted, bool) or not isinstance(wanted, int):
-            raise PluginError(
-                f"optimize_batch_size returned {type(wanted).__name__}, not int", plugin=name
-            )
-        return min(max(wanted, 1), config.max_batch_size)
+        return None if service is None else service.runner.plugin
 
     def get_metrics(self, name: str) -> PluginMetrics | None:
         """What a plugin did so far.
@@ -634,19 +617,3 @@ def _metrics_of(service: PluginService) -> PluginMetrics:
 
 def _unknown(name: str) -> UnknownPluginError:
     return UnknownPluginError(f"no plugin {name!r} is registered", plugin=name)
-
-
-def _taker(records: Iterable[object]) -> Callable[[int], RecordBatch]:
-    """A function that takes the next so many records, and at the end none."""
-    if not isinstance(records, RecordBatch):
-        iterator = iter(records)
-        return lambda size: as_batch(tuple(itertools.islice(iterator, size)))
-    position = 0
-
-    def take(size: int) -> RecordBatch:
-        nonlocal position
-        batch = records[position : position + size]
-        position += len(batch)
-        return batch
-
-    return take

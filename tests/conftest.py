@@ -22,6 +22,7 @@ SWITCHED = {
     "batching": ["BatchAdapter", "BatchPlugin", "as_batch"],
     "manager": ["PluginManager"],
     "metrics": ["PluginMetrics"],
+    "streams": ["BatchSizer", "run_stream", "taker"],
 }
 SHARED = ("_compiled", "_pure", "_build_info", "_idle", "config", "errors", "types")
 

@@ -21,8 +21,8 @@ def test_defaults_are_those_of_the_guide() -> None:
     ) == (2000, 1000, 200, 50, 5, 60.0, 300.0, True)  # fmt: skip
     assert (
         batch.default_batch_size, batch.max_batch_size, batch.target_latency,
-        batch.min_throughput, batch.enable_auto_optimization,
-    ) == (100, 1000, 0.05, 2000.0, True)  # fmt: skip
+        batch.min_throughput, batch.enable_auto_optimization, batch.max_batch_bytes,
+    ) == (100, 1000, 0.05, 2000.0, True, None)  # fmt: skip
     assert PluginManagerConfig() == PluginManagerConfig(memory_pool_config=pool, batch_config=batch)
 
 
@@ -58,6 +58,10 @@ def test_defaults_are_those_of_the_guide() -> None:
         (BatchConfig, {"min_throughput": True}, TypeError),
         (BatchConfig, {"min_throughput": "2000"}, TypeError),
         (BatchConfig, {"enable_auto_optimization": 0}, TypeError),
+        (BatchConfig, {"max_batch_bytes": 0}, ValueError),
+        (BatchConfig, {"max_batch_bytes": -1}, ValueError),
+        (BatchConfig, {"max_batch_bytes": 1e6}, TypeError),
+        (BatchConfig, {"max_batch_bytes": True}, TypeError),
         (PluginManagerConfig, {"memory_pool_config": {}}, TypeError),
         (PluginManagerConfig, {"memory_pool_config": None}, TypeError),
         (PluginManagerConfig, {"batch_config": MemoryPoolConfig()}, TypeError),

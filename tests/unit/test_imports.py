@@ -16,7 +16,7 @@ ROOMS = [
     {"_backend"},
     {"files", "loading", "metrics", "plugins", "recovery", "tuner", "workers"},
     {"batching", "service"},
-    {"health", "monitor"},
+    {"health", "monitor", "streams"},
     {"manager"},
     {"cli"},
 ]
