@@ -10,6 +10,7 @@ __all__ = [
     "API_VERSION",
     "BufferSize",
     "ClassStats",
+    "Loan",
     "PluginInfo",
     "PluginState",
     "PluginType",
@@ -140,3 +141,26 @@ class PoolStats:
     cache_hit_rate: float
     memory_efficiency: float
     classes: Mapping[BufferSize, ClassStats]
+
+
+@dataclass(frozen=True)
+class Loan:
+    """Memory of a pool in debug mode that is out.
+
+    Attributes
+    ----------
+    size : int
+        Bytes asked for.
+    place : str
+        Where it was taken: ``"file:line in function"``, the first one outside the library.
+    age : float
+        Seconds since then.
+    kind : str
+        ``"buffer"`` if it was asked for by `MemoryPool.get_buffer`, ``"batch"`` if the library took
+        it for records or for a result, which give it back when they die.
+    """
+
+    size: int
+    place: str
+    age: float
+    kind: str

@@ -23,7 +23,7 @@ SWITCHED = {
     "manager": ["PluginManager"],
     "metrics": ["PluginMetrics"],
 }
-SHARED = ("_compiled", "_pure", "_build_info", "_idle", "config", "errors", "types")
+SHARED = ("_compiled", "_pure", "_build_info", "_idle", "_ledger", "config", "errors", "types")
 
 
 def load_backend(name: str) -> SimpleNamespace:
