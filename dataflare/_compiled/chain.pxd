@@ -1,4 +1,6 @@
 from dataflare._compiled.plugin cimport DataFlarePlugin, NativePluginABI1
+from dataflare._compiled.pool cimport MemoryPool
+from dataflare._compiled.record cimport PluginRecord, PluginResult
 from dataflare._compiled.types cimport df_batch, df_emitter, df_record
 
 
@@ -21,3 +23,5 @@ cdef class Fused(NativePluginABI1):
 cdef class Chain(DataFlarePlugin):
     cdef readonly tuple plugins          # as given, nested chains flattened
     cdef readonly tuple stages           # the same, with runs of native plugins fused
+
+    cdef PluginResult run_single(self, PluginRecord record, MemoryPool guarded)

@@ -4,5 +4,5 @@ from dataflare._compiled.record cimport PluginRecord, PluginResult
 from dataflare._compiled.result cimport BatchResult
 
 
-cdef PluginResult run_one(object plugin, PluginRecord record)
+cdef PluginResult run_one(object plugin, PluginRecord record, MemoryPool guarded)
 cdef BatchResult run(object plugin, RecordBatch batch, MemoryPool pool)

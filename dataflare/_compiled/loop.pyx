@@ -44,7 +44,7 @@ def run_record(plugin, PluginRecord record not None):
     PluginError
         The plugin raised, or returned something else than a result.
     """
-    return run_one(plugin, record)
+    return run_one(plugin, record, None)
 
 
 def run_batch(plugin, RecordBatch batch not None, MemoryPool pool=None):
@@ -65,10 +65,13 @@ def run_batch(plugin, RecordBatch batch not None, MemoryPool pool=None):
     return run(plugin, batch, pool)
 
 
-cdef PluginResult run_one(object plugin, PluginRecord record):
+cdef PluginResult run_one(object plugin, PluginRecord record, MemoryPool guarded):
+    """Run a plugin on one record; `guarded` is a pool in debug mode, or None."""
     if isinstance(plugin, NativePluginABI1):
-        return process_single(plugin, record)
+        return process_single(plugin, record, guarded)
     try:
+        if guarded is not None and isinstance(plugin, Chain):
+            return (<Chain>plugin).run_single(record, guarded)
         result = plugin.process(record)
         if type(result) is not PluginResult:
             raise_wrong_type(result)
@@ -94,7 +97,7 @@ cdef BatchResult run(object plugin, RecordBatch batch, MemoryPool pool):
 cdef BatchResult run_native(NativePluginABI1 plugin, RecordBatch batch, MemoryPool pool):
     cdef Output output = Output.__new__(Output)
     cdef Py_ssize_t length = batch.columns.length
-    output.begin(batch, pool)
+    output.begin(batch, pool, plugin)
     while output.run.out.position < length:
         try:
             if plugin.needs_gil:

@@ -11,7 +11,7 @@ from dataflare._compiled.counters cimport PluginCounters
 from dataflare._compiled.loop cimport run, run_one
 from dataflare._compiled.output cimport plugin_name
 from dataflare._compiled.plugin cimport DataFlarePlugin
-from dataflare._compiled.pool cimport MemoryPool
+from dataflare._compiled.pool cimport DEBUG, MemoryPool
 from dataflare._compiled.record cimport PluginRecord, PluginResult
 from dataflare._compiled.result cimport BatchResult
 from dataflare._compiled.types cimport DF_ERROR, DF_FILTERED, DF_SKIP, DF_SUCCESS
@@ -59,6 +59,7 @@ cdef class PluginRunner:
     cdef readonly PluginCounters counters
     cdef public bint enabled
     cdef MemoryPool pool
+    cdef MemoryPool guarded              # the pool in debug mode, else None: for single records
     cdef PyThread_type_lock lock         # held while depth > 0, by the thread `owner`
     cdef unsigned long owner
     cdef Py_ssize_t depth
@@ -68,6 +69,7 @@ cdef class PluginRunner:
                   PluginCounters counters=None):
         self.plugin = plugin
         self.pool = pool
+        self.guarded = pool if pool.flags >= DEBUG else None
         self.counters = PluginCounters() if counters is None else counters
         self.enabled = True
         self.lock = PyThread_allocate_lock()
@@ -119,7 +121,7 @@ cdef class PluginRunner:
         self.enter()
         started = nanoseconds()
         try:
-            result = run_one(self.plugin, record)
+            result = run_one(self.plugin, record, self.guarded)
             status = result.status
             if status == DF_SUCCESS:
                 size_out = len(result.data)
