@@ -172,12 +172,17 @@ class PluginManagerConfig(_Checked):
     ----------
     memory_pool_config : MemoryPoolConfig
     batch_config : BatchConfig
+    enable_debug_mode : bool
+        Whether the manager logs each step, and its pool finds misuse of memory and names buffers
+        that were not returned; slow.
     """
 
     memory_pool_config: MemoryPoolConfig = field(default_factory=MemoryPoolConfig)
     batch_config: BatchConfig = field(default_factory=BatchConfig)
+    enable_debug_mode: bool = False
 
     def __post_init__(self) -> None:
+        self._set(enable_debug_mode=_flag("enable_debug_mode", self.enable_debug_mode))
         for name, kind in (("memory_pool_config", MemoryPoolConfig), ("batch_config", BatchConfig)):
             if not isinstance(getattr(self, name), kind):
                 raise TypeError(

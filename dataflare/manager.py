@@ -42,6 +42,7 @@ from dataflare.types import PluginState, PoolStats
 __all__ = ["PluginManager"]
 
 _logger = logging.getLogger("dataflare")
+_steps = logging.getLogger("dataflare.manager")  # debug mode alone writes here
 
 
 class PluginManager:
@@ -63,7 +64,8 @@ class PluginManager:
         elif not isinstance(config, PluginManagerConfig):
             raise TypeError(f"config must be a PluginManagerConfig, not {type(config).__name__}")
         self.config = config
-        self.pool = MemoryPool(config.memory_pool_config)
+        self._debug = config.enable_debug_mode
+        self.pool = MemoryPool(config.memory_pool_config, debug=self._debug)
         self._lock = threading.Lock()
         self._runners: dict[str, PluginRunner] = {}
         self._closed = False
@@ -119,6 +121,8 @@ class PluginManager:
             self._stop(name, instance)
             self._check(name)
             raise DuplicatePluginError(f"a plugin {name!r} is registered already", plugin=name)
+        if self._debug:
+            _steps.debug("registered the plugin %r", name)
 
     def replace_plugin(
         self, name: str, plugin: object, config: Mapping[str, object] | None = None
@@ -145,6 +149,8 @@ class PluginManager:
         if old is None:  # unregistered by another thread, in the meantime
             self._stop(name, instance)
             raise _unknown(name)
+        if self._debug:
+            _steps.debug("replaced the plugin %r", name)
         self._retire(name, old)
 
     def unregister_plugin(self, name: str) -> None:
@@ -159,6 +165,8 @@ class PluginManager:
             runner = self._runners.pop(name, None)
         if runner is None:
             raise _unknown(name)
+        if self._debug:
+            _steps.debug("unregistered the plugin %r", name)
         self._retire(name, runner)
 
     def list_plugins(self) -> list[str]:
@@ -221,10 +229,25 @@ class PluginManager:
         while True:
             runner = self._runners.get(name) or self._runner(name)
             try:
-                return runner.process_record(record)
+                if not self._debug:
+                    return runner.process_record(record)
+                return self._told_record(name, runner, record)
             except RunnerStoppedError:
                 if self._runners.get(name) is runner:
                     raise
+
+    @staticmethod
+    def _told_record(name: str, runner: PluginRunner, record: PluginRecord) -> PluginResult:
+        # Logs get text and numbers, no results: a handler may keep what it gets.
+        try:
+            result = runner.process_record(record)
+        except PluginError as error:
+            _steps.debug("process_record of %r failed: %s", name, str(error))
+            raise
+        kinds = (("success", result.is_success), ("filtered", result.is_filtered))
+        outcome = next((text for text, is_it in kinds if is_it), "skip")
+        _steps.debug("process_record of %r: %s", name, outcome)
+        return result
 
     def process_batch(self, name: str, records: object) -> BatchResult:
         """Run a plugin on a batch; what fails is in the result.
@@ -249,7 +272,13 @@ class PluginManager:
         while True:
             runner = self._runners.get(name) or self._runner(name)
             try:
-                return runner.process_batch(batch)
+                result = runner.process_batch(batch)
+                if self._debug:
+                    _steps.debug(
+                        "process_batch of %r: %s in %.6f s", name, str(result),
+                        result.processing_time,
+                    )  # fmt: skip
+                return result
             except RunnerStoppedError:
                 if self._runners.get(name) is runner:
                     raise
@@ -282,7 +311,12 @@ class PluginManager:
         take = _taker(records)
         while len(batch := take(size)):
             result = self.process_batch(name, batch)
-            size = self._next_size(name, size, result)
+            before, size = size, self._next_size(name, size, result)
+            if self._debug:
+                _steps.debug(
+                    "stream of %r: a batch of up to %d records done, the next of up to %d",
+                    name, before, size,
+                )  # fmt: skip
             yield result
 
     def _next_size(self, name: str, size: int, result: BatchResult) -> int:
@@ -348,6 +382,8 @@ class PluginManager:
         for name, runner in runners.items():
             self._retire(name, runner)
         self.pool.close()
+        if self._debug:
+            _steps.debug("closed the manager")
 
     def _check(self, name: object) -> None:
         if self._closed:
@@ -374,6 +410,8 @@ class PluginManager:
             raise DuplicatePluginError(
                 "this plugin instance is registered already: register another one", plugin=name
             )
+        if self._debug:
+            _steps.debug("initializing the plugin %r", name)
         set_state(instance, PluginState.INITIALIZING)
         try:
             instance.initialize(MappingProxyType({} if config is None else config))
@@ -389,6 +427,8 @@ class PluginManager:
 
     def _retire(self, name: str, runner: PluginRunner) -> None:
         runner.stop()
+        if self._debug:
+            _steps.debug("cleaning the plugin %r up", name)
         self._stop(name, runner.plugin)
 
     @staticmethod
