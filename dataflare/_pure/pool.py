@@ -153,7 +153,7 @@ class MemoryPool:
 
     A request takes a slab of the smallest class that holds it. A request larger than 4 MiB, or made
     while every slab of its class is out, is served by an exact allocation of its own and counted as
-    a miss. The bytes of a buffer are what its last user left there.
+    a miss. The bytes of a buffer are what its last user left there, in debug mode 0xCD.
 
     Parameters
     ----------

@@ -2,7 +2,10 @@
 
 import ctypes
 import logging
+import re
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +13,7 @@ from dataflare.config import PluginManagerConfig
 from dataflare.errors import PluginError
 
 LOGGER = "dataflare.manager"
+DOCUMENT = Path(__file__).parents[2] / "docs" / "debugging.md"
 
 
 @pytest.fixture
@@ -123,3 +127,21 @@ def test_logs_keep_no_result_alive(watching, witness, caplog) -> None:
     watching.register_plugin("x", witness)
     watching.process_batch("x", [b"a"])
     assert watching.pool.outstanding() == []
+
+
+def test_the_document_says_what_happens(tmp_path) -> None:
+    """Its programs run as they are, and say what it shows."""
+    leak, overrun = re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(), re.S)
+    (shown,) = re.findall(r"```text\n(.*?)```", DOCUMENT.read_text(), re.S)
+    (tmp_path / "app.py").write_text(leak)
+    (tmp_path / "overrun.py").write_text(overrun)
+    leak, overrun = (
+        subprocess.run(
+            [sys.executable, name], cwd=tmp_path, capture_output=True, text=True, timeout=60
+        )
+        for name in ("app.py", "overrun.py")
+    )
+    assert (leak.returncode, leak.stderr.replace(f"{tmp_path}/", "")) == (0, shown)
+    assert (overrun.returncode, overrun.stderr) == (0, "")
+    sentence = "a buffer of 256 bytes was written past its end, first at offset 256;"
+    assert overrun.stdout.startswith(sentence)
