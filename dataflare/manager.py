@@ -14,6 +14,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType, TracebackType
+from typing import TypeVar
 
 from dataflare._backend import (
     BatchResult,
@@ -43,6 +44,9 @@ __all__ = ["PluginManager"]
 
 _logger = logging.getLogger("dataflare")
 _steps = logging.getLogger("dataflare.manager")  # debug mode alone writes here
+
+_In = TypeVar("_In")
+_Out = TypeVar("_Out")
 
 
 class PluginManager:
@@ -229,25 +233,12 @@ class PluginManager:
         while True:
             runner = self._runners.get(name) or self._runner(name)
             try:
-                if not self._debug:
-                    return runner.process_record(record)
-                return self._told_record(name, runner, record)
+                if self._debug:
+                    return _logged("process_record", name, runner.process_record, record)
+                return runner.process_record(record)
             except RunnerStoppedError:
                 if self._runners.get(name) is runner:
                     raise
-
-    @staticmethod
-    def _told_record(name: str, runner: PluginRunner, record: PluginRecord) -> PluginResult:
-        # Logs get text and numbers, no results: a handler may keep what it gets.
-        try:
-            result = runner.process_record(record)
-        except PluginError as error:
-            _steps.debug("process_record of %r failed: %s", name, str(error))
-            raise
-        kinds = (("success", result.is_success), ("filtered", result.is_filtered))
-        outcome = next((text for text, is_it in kinds if is_it), "skip")
-        _steps.debug("process_record of %r: %s", name, outcome)
-        return result
 
     def process_batch(self, name: str, records: object) -> BatchResult:
         """Run a plugin on a batch; what fails is in the result.
@@ -272,13 +263,9 @@ class PluginManager:
         while True:
             runner = self._runners.get(name) or self._runner(name)
             try:
-                result = runner.process_batch(batch)
                 if self._debug:
-                    _steps.debug(
-                        "process_batch of %r: %s in %.6f s", name, str(result),
-                        result.processing_time,
-                    )  # fmt: skip
-                return result
+                    return _logged("process_batch", name, runner.process_batch, batch)
+                return runner.process_batch(batch)
             except RunnerStoppedError:
                 if self._runners.get(name) is runner:
                     raise
@@ -445,6 +432,23 @@ class PluginManager:
 
 def _unknown(name: str) -> UnknownPluginError:
     return UnknownPluginError(f"no plugin {name!r} is registered", plugin=name)
+
+
+def _logged(step: str, name: str, call: Callable[[_In], _Out], argument: _In) -> _Out:
+    """Call, and log how it ended: in text, because a handler may keep what it gets."""
+    try:
+        result = call(argument)
+    except RunnerStoppedError:  # goes to the plugin that took its place
+        raise
+    except PluginError as error:
+        _steps.debug("%s of %r failed: %s", step, name, str(error))
+        raise
+    if isinstance(result, BatchResult):
+        _steps.debug("%s of %r: %s in %.6f s", step, name, str(result), result.processing_time)
+    elif isinstance(result, PluginResult):
+        outcomes = {"success": result.is_success, "filtered": result.is_filtered, "skip": True}
+        _steps.debug("%s of %r: %s", step, name, next(filter(outcomes.get, outcomes)))
+    return result
 
 
 def _taker(records: Iterable[object]) -> Callable[[int], RecordBatch]:

@@ -51,19 +51,38 @@ def test_records_and_batches_are_logged_with_counts(backend, watching, witness, 
     """How each ended, and how long a batch took."""
     caplog.set_level(logging.DEBUG, LOGGER)
     watching.register_plugin("x", witness)
+    watching.register_plugin("contains", backend.Contains("a"))
     steps(caplog)
     watching.process_record("x", backend.PluginRecord(b"ok"))
     with pytest.raises(PluginError):
         watching.process_record("x", backend.PluginRecord(b"raise"))
+    for value in (b"a", b"b"):
+        watching.process_record("contains", backend.PluginRecord(value))
     assert steps(caplog) == [
         "process_record of 'x': success",
         "process_record of 'x' failed: ValueError: as told",
+        "process_record of 'contains': skip",
+        "process_record of 'contains': filtered",
     ]
     watching.process_batch("x", [b"a", b"raise", b"b"])
     (line,) = steps(caplog)
     assert line.startswith(
         "process_batch of 'x': BatchResult(3 records: 2 success, 0 filtered, 0 skipped, 1 failed) "
     )
+
+
+def test_a_batch_that_fails_as_a_whole_is_logged(backend, watching, caplog) -> None:
+    """With what the caller is told."""
+
+    class Fails(backend.BatchPlugin):
+        def process_batch(self, records):
+            raise ValueError("as told")
+
+    watching.register_plugin("x", Fails())
+    caplog.set_level(logging.DEBUG, LOGGER)
+    with pytest.raises(PluginError):
+        watching.process_batch("x", [b"a"])
+    assert steps(caplog) == ["process_batch of 'x' failed: ValueError: as told"]
 
 
 def test_a_stream_is_logged_batch_by_batch(watching, witness, caplog) -> None:

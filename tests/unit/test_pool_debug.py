@@ -328,6 +328,33 @@ def test_a_log_handler_may_use_the_pool(pool) -> None:
     assert (in_use, outstanding, len(violations)) == (0, 0, 1)
 
 
+@pytest.mark.parametrize("step", ["lent", "took"])
+def test_an_interrupt_while_logging_loses_no_slab(pool, step) -> None:
+    """The pool is whole when a log's handler raises, as when the user presses Ctrl-C in it."""
+
+    class Interrupted(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.msg.startswith(step):
+                logger.removeHandler(self)
+                raise KeyboardInterrupt
+
+    logger = logging.getLogger(LOGGER)
+    handler, level = Interrupted(), logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.DEBUG)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            pool.return_buffer(pool.get_buffer(10))
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+    gc.collect()
+    stats = pool.get_stats()
+    assert (stats.allocations, stats.returns, stats.in_use, stats.cached) == (1, 1, 0, 9)
+    assert pool.outstanding() == []
+    assert pool.violations == ()
+
+
 def test_a_pool_in_debug_mode_is_not_kept_alive(backend) -> None:
     """Neither its ledger nor anything else holds it."""
     pool = backend.MemoryPool(FEW, debug=True)
