@@ -258,6 +258,9 @@ class PluginManagerConfig(_Checked):
         Seconds between two health checks; infinity for none.
     health_check_timeout : float or timedelta
         Seconds that a plugin may take to answer.
+    enable_debug_mode : bool
+        Whether the manager logs each step, and its pool finds misuse of memory and names buffers
+        that were not returned; slow.
     """
 
     memory_pool_config: MemoryPoolConfig = field(default_factory=MemoryPoolConfig)
@@ -269,8 +272,10 @@ class PluginManagerConfig(_Checked):
     max_plugin_instances: int = 10
     health_check_interval: _Duration = _Duration(60.0)
     health_check_timeout: _Duration = _Duration(5.0)
+    enable_debug_mode: bool = False
 
     def __post_init__(self) -> None:
+        self._set(enable_debug_mode=_flag("enable_debug_mode", self.enable_debug_mode))
         for name, kind in (
             ("memory_pool_config", MemoryPoolConfig),
             ("batch_config", BatchConfig),

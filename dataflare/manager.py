@@ -14,10 +14,11 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from types import MappingProxyType, TracebackType
+from typing import TypeVar
 
 from dataflare._backend import (
     BatchResult,
@@ -56,6 +57,9 @@ _managers: weakref.WeakSet[PluginManager] = weakref.WeakSet()
 SHARED_SLOTS = 32
 """Calls that run a thread-safe instance at the same time, at most."""
 
+_In = TypeVar("_In")
+_Out = TypeVar("_Out")
+
 
 class PluginManager:
     """Runs plugins by name, over a memory pool of its own, and measures them.
@@ -76,7 +80,8 @@ class PluginManager:
         elif not isinstance(config, PluginManagerConfig):
             raise TypeError(f"config must be a PluginManagerConfig, not {type(config).__name__}")
         self.config = config
-        self.pool = MemoryPool(config.memory_pool_config)
+        self._debug = config.enable_debug_mode
+        self.pool = MemoryPool(config.memory_pool_config, debug=self._debug)
         batches = config.batch_config
         self._workers = (
             Workers(batches.parallelism)
@@ -180,6 +185,8 @@ class PluginManager:
             if sink is not None:
                 sink.close()
             raise
+        if self._debug:
+            _logger.debug("registered the plugin %r", name)
 
     def replace_plugin(
         self, name: str, plugin: object, config: Mapping[str, object] | None = None
@@ -209,6 +216,8 @@ class PluginManager:
         if old is None:  # unregistered by another thread, in the meantime
             self._stop(name, started)
             raise _unknown(name)
+        if self._debug:
+            _logger.debug("replaced the plugin %r", name)
         retired = list(dict.fromkeys(old.plugins))
         old.stop(lambda: self._stop(name, retired))
 
@@ -224,6 +233,8 @@ class PluginManager:
             service = self._services.pop(name, None)
         if service is None:
             raise _unknown(name)
+        if self._debug:
+            _logger.debug("unregistered the plugin %r", name)
         self._retire(service)
 
     def list_plugins(self) -> list[str]:
@@ -286,6 +297,8 @@ class PluginManager:
         while True:
             runner = (self._services.get(name) or self._service(name)).runner
             try:
+                if self._debug:
+                    return _logged("process_record", name, runner.process_record, record)
                 return runner.process_record(record)
             except RunnerStoppedError:
                 if self._is_current(name, runner):
@@ -314,6 +327,8 @@ class PluginManager:
         while True:
             runner = (self._services.get(name) or self._service(name)).runner
             try:
+                if self._debug:
+                    return _logged("process_batch", name, runner.process_batch, batch)
                 return runner.process_batch(batch)
             except RunnerStoppedError:
                 if self._is_current(name, runner):
@@ -345,7 +360,14 @@ class PluginManager:
         config = self.config.batch_config
         if not self.config.enable_auto_optimization:
             config = replace(config, enable_auto_optimization=False)
-        return run_stream(name, records, config, self.process_batch, self._plugin_of)
+        return run_stream(
+            name,
+            records,
+            config,
+            self.process_batch,
+            self._plugin_of,
+            _logger if self._debug else None,
+        )
 
     def _plugin_of(self, name: str) -> DataFlarePlugin | None:
         service = self._services.get(name)
@@ -486,6 +508,8 @@ class PluginManager:
             for service in reversed(services.values()):
                 stack.callback(self._retire, service)
             stack.callback(self._monitor.stop)
+        if self._debug:
+            _logger.debug("closed the manager")
 
     def _check(self, name: object) -> None:
         if self._closed:
@@ -542,6 +566,8 @@ class PluginManager:
             raise DuplicatePluginError(
                 "this plugin instance is registered already: register another one", plugin=name
             )
+        if self._debug:
+            _logger.debug("initializing the plugin %r", name)
         set_state(instance, PluginState.INITIALIZING)
         try:
             instance.initialize(MappingProxyType({} if config is None else config))
@@ -575,14 +601,14 @@ class PluginManager:
 
         service.end(at_end)
 
-    @classmethod
-    def _stop(cls, name: str, plugins: Iterable[DataFlarePlugin]) -> None:
+    def _stop(self, name: str, plugins: Iterable[DataFlarePlugin]) -> None:
         with ExitStack() as stack:
             for plugin in plugins:
-                stack.callback(cls._stop_one, name, plugin)
+                stack.callback(self._stop_one, name, plugin)
 
-    @staticmethod
-    def _stop_one(name: str, plugin: DataFlarePlugin) -> None:
+    def _stop_one(self, name: str, plugin: DataFlarePlugin) -> None:
+        if self._debug:
+            _logger.debug("cleaning the plugin %r up", name)
         try:
             plugin.cleanup()
         except Exception:
@@ -617,3 +643,20 @@ def _metrics_of(service: PluginService) -> PluginMetrics:
 
 def _unknown(name: str) -> UnknownPluginError:
     return UnknownPluginError(f"no plugin {name!r} is registered", plugin=name)
+
+
+def _logged(step: str, name: str, call: Callable[[_In], _Out], argument: _In) -> _Out:
+    """Call, and log how it ended: in text, because a handler may keep what it gets."""
+    try:
+        result = call(argument)
+    except RunnerStoppedError:  # goes to the plugin that took its place
+        raise
+    except PluginError as error:
+        _logger.debug("%s of %r failed: %s", step, name, str(error))
+        raise
+    if isinstance(result, BatchResult):
+        _logger.debug("%s of %r: %s in %.6f s", step, name, str(result), result.processing_time)
+    elif isinstance(result, PluginResult):
+        outcomes = {"success": result.is_success, "filtered": result.is_filtered, "skip": True}
+        _logger.debug("%s of %r: %s", step, name, next(filter(outcomes.get, outcomes)))
+    return result

@@ -11,6 +11,7 @@ __all__ = [
     "BufferSize",
     "CircuitState",
     "ClassStats",
+    "Loan",
     "PluginInfo",
     "PluginState",
     "PluginType",
@@ -149,3 +150,26 @@ class PoolStats:
     cache_hit_rate: float
     memory_efficiency: float
     classes: Mapping[BufferSize, ClassStats]
+
+
+@dataclass(frozen=True)
+class Loan:
+    """Memory of a pool in debug mode that is out.
+
+    Attributes
+    ----------
+    size : int
+        Bytes asked for.
+    place : str
+        Where it was taken: ``"file:line in function"``, the first one outside the library.
+    age : float
+        Seconds since then.
+    kind : str
+        ``"buffer"`` if it was asked for by `MemoryPool.get_buffer`, ``"batch"`` if the library took
+        it for records or for a result, which give it back when they die.
+    """
+
+    size: int
+    place: str
+    age: float
+    kind: str

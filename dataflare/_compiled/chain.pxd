@@ -1,6 +1,8 @@
 from libc.stdint cimport int64_t
 
 from dataflare._compiled.plugin cimport DataFlarePlugin, NativePluginABI1
+from dataflare._compiled.pool cimport MemoryPool
+from dataflare._compiled.record cimport PluginRecord, PluginResult
 from dataflare._compiled.types cimport df_batch, df_emitter, df_record
 
 
@@ -28,3 +30,5 @@ cdef class Chain(DataFlarePlugin):
     cdef readonly tuple plugins          # as given, nested chains flattened
     cdef readonly tuple stages           # the same, with runs of native plugins fused
     cdef int64_t *stage_ns               # exclusive time per stage; written with the GIL
+
+    cdef PluginResult run_single(self, PluginRecord record, MemoryPool guarded)

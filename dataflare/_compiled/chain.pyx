@@ -16,8 +16,7 @@ from libc.string cimport memmove, memset
 from dataflare._compiled.clock cimport nanoseconds
 
 from dataflare._compiled.output cimport Run, plugin_name, rewind_mark, settle
-from dataflare._compiled.plugin cimport fill_rest
-from dataflare._compiled.record cimport PluginRecord, PluginResult
+from dataflare._compiled.plugin cimport fill_rest, process_single
 from dataflare._compiled.result cimport as_plugin_error, raise_wrong_type
 from dataflare._compiled.types cimport (
     DF_SKIP, DF_SUCCESS, df_drop, df_emitter, df_output, df_pass, df_record
@@ -292,13 +291,20 @@ cdef class Chain(DataFlarePlugin):
         """
         if not isinstance(record, PluginRecord):
             raise TypeError(f"record must be a PluginRecord, not {type(record).__name__}")
+        return self.run_single(record, None)
+
+    cdef PluginResult run_single(self, PluginRecord record, MemoryPool guarded):
+        """`process`; `guarded` is a pool in debug mode, or None."""
         cdef PluginRecord current = record
         cdef PluginResult result
         changed = False
         metadata = None
         for stage in self.stages:
             try:
-                outcome = stage.process(current)
+                if guarded is not None and isinstance(stage, NativePluginABI1):
+                    outcome = process_single(stage, current, guarded)
+                else:
+                    outcome = stage.process(current)
                 if not isinstance(outcome, PluginResult):
                     raise_wrong_type(outcome)
             except Exception as error:

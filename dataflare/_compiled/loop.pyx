@@ -51,7 +51,7 @@ def run_record(plugin, PluginRecord record not None):
     PluginError
         The plugin raised, or returned something else than a result.
     """
-    return run_one(plugin, record)
+    return run_one(plugin, record, None)
 
 
 def run_batch(plugin, RecordBatch batch not None, MemoryPool pool=None, timeout=None):
@@ -80,10 +80,13 @@ cdef int64_t deadline_after(object timeout) except? -1:
     return 0 if timeout is None else nanoseconds() + <int64_t>(timeout * 1e9)
 
 
-cdef PluginResult run_one(object plugin, PluginRecord record):
+cdef PluginResult run_one(object plugin, PluginRecord record, MemoryPool guarded):
+    """Run a plugin on one record; `guarded` is a pool in debug mode, or None."""
     if isinstance(plugin, NativePluginABI1):
-        return process_single(plugin, record)
+        return process_single(plugin, record, guarded)
     try:
+        if guarded is not None and isinstance(plugin, Chain):
+            return (<Chain>plugin).run_single(record, guarded)
         result = plugin.process(record)
         if type(result) is not PluginResult:
             raise_wrong_type(result)
@@ -115,7 +118,7 @@ cdef object too_late(object plugin):
 cdef BatchResult run_native(NativePluginABI1 plugin, RecordBatch batch, MemoryPool pool,
                             int64_t deadline):
     cdef Output output = Output.__new__(Output)
-    output.begin(batch, pool)
+    output.begin(batch, pool, plugin)
     if deadline:
         run_until(plugin, output, batch, deadline)
     else:
@@ -325,7 +328,8 @@ cdef BatchResult run_stages(Chain chain, RecordBatch batch, MemoryPool pool, int
         chain.stage_ns[at] += nanoseconds() - began
         for index, error in result.errors:
             failed = index
-            if not 0 <= failed < result.total:  # the list is in the hands of whoever made the result
+            # The list is in the hands of whoever made the result.
+            if not 0 <= failed < result.total:
                 raise PluginProcessingError(
                     f"a result of {result.total} records has an error of record {index}",
                     plugin=plugin_name(stage),

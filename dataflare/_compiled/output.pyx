@@ -9,6 +9,8 @@ b. The plugin writes to the current block. When that is full, `grow` takes the G
 c. A record that does not go on gives its bytes back: the cursor is set to where it was.
 d. A failure is noted in plain C (`df_fail`), or is a Python exception that the loop caught; both
    become errors after the loop.
+e. In debug mode the emitter says that its block is full, always: so every value gets a block of its
+   own size, and what a plugin writes past that hits the block's guard.
 """
 cimport cython
 from cpython.bytes cimport PyBytes_FromStringAndSize
@@ -91,7 +93,7 @@ cdef class Output:
             PyMem_RawFree(self.failures[i].message)
         PyMem_RawFree(self.failures)
 
-    cdef int begin(self, RecordBatch batch, MemoryPool pool) except -1:
+    cdef int begin(self, RecordBatch batch, MemoryPool pool, object plugin) except -1:
         """Get ready for a batch."""
         cdef Py_ssize_t length = batch.columns.length
         cdef df_output *out = &self.run.out
@@ -104,6 +106,7 @@ cdef class Output:
         # An empty block: the first bytes written take a real one.
         self.run.block = out.emitter.cursor = out.emitter.limit = self.scratch
         self.batch = batch
+        self.plugin = plugin
         return 0
 
     cdef void begin_single(self) noexcept:
@@ -114,6 +117,12 @@ cdef class Output:
         out.values = &self.single_value
         self.run.block = out.emitter.cursor = self.scratch
         out.emitter.limit = self.scratch + sizeof(self.scratch)
+
+    cdef void guard_single(self, MemoryPool pool, object plugin) noexcept:
+        """After `begin_single`: let the output go to loans of this pool, which is in debug mode."""
+        self.pool = pool
+        self.plugin = plugin
+        self.run.out.emitter.limit = self.scratch
 
     cdef int grow(self, Py_ssize_t size) except -1:
         cdef df_emitter *emitter = &self.run.out.emitter
@@ -126,10 +135,13 @@ cdef class Output:
         if emitter.cursor == self.run.block and self.run.block != self.scratch:
             self.arena.drop_last()  # nothing in it is in use
             self.run.block = emitter.cursor = emitter.limit = self.scratch
+        if self.arena.guarded():
+            name = member_name(self.plugin, self.run.member)
+            self.arena.purpose = f"output of the plugin {name!r}"
         self.blocks += 1  # also if it fails: what was written so far is not one block any more
         self.run.block = self.arena.block(size, wish, &capacity)
         emitter.cursor = self.run.block
-        emitter.limit = self.run.block + capacity
+        emitter.limit = self.run.block + (0 if self.arena.guarded() else capacity)
         return 0
 
     cdef void note(self, Py_ssize_t index, int code, int member, const char *message) noexcept:

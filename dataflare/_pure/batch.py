@@ -62,7 +62,9 @@ def _as_tuple(items: Iterable[T], what: str) -> tuple[T, ...]:
             f"(RecordBatch.from_lines splits a buffer into lines)"
         )
     try:
-        return tuple(items)
+        # Of a list of our own: the garbage collector may run while the tuple is made, and CPython
+        # does not expect the list to change then.
+        return (*items,)
     except TypeError:
         if hasattr(type(items), "__iter__"):
             raise

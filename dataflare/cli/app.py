@@ -102,6 +102,16 @@ def run(
     stats: Annotated[
         Stats, typer.Option(help="How to print the summary to standard error.")
     ] = Stats.TABLE,
+    jobs: Annotated[
+        int,
+        typer.Option(
+            "--jobs",
+            "-j",
+            metavar="N",
+            min=1,
+            help="Threads that share the work, where the plugins run without Python's lock.",
+        ),
+    ] = 1,
     debug: Annotated[
         bool, typer.Option("--debug", help="Show where in the program an error comes from.")
     ] = False,
@@ -133,6 +143,7 @@ def run(
         jsonl=line_format is Format.JSONL,
         fail_on_error=fail_on_error,
         stats=stats.value,
+        jobs=jobs,
         debug=debug,
     )
     raise typer.Exit(run_job(options))

@@ -13,6 +13,7 @@ from dataflare.cli.failures import failures
 from dataflare.cli.interrupts import EndedError, Interrupts
 from dataflare.cli.specs import load_plugin
 from dataflare.cli.tally import Tally
+from dataflare.config import BatchConfig, FailureRecoveryConfig, PluginManagerConfig
 from dataflare.errors import PluginConfigurationError, PluginError, PluginSerializationError
 from dataflare.files import STANDARD, InputFile, LineBlock, OutputFile
 from dataflare.manager import PluginManager
@@ -36,6 +37,7 @@ class Options:
     jsonl: bool
     fail_on_error: bool
     stats: str
+    jobs: int
     debug: bool
 
 
@@ -90,6 +92,14 @@ def is_json(value: bytes) -> bool:
     return True
 
 
+def _configuration(options: Options) -> PluginManagerConfig:
+    return PluginManagerConfig(
+        batch_config=BatchConfig(enable_parallel=options.jobs > 1, parallelism=options.jobs),
+        # Lines that fail are part of the result: they say nothing of those behind them.
+        failure_recovery=FailureRecoveryConfig(circuit_breaker_threshold=1.0),
+    )
+
+
 class Job:
     """One run over all inputs.
 
@@ -107,7 +117,7 @@ class Job:
         self._inputs = [InputFile(path) for path in options.inputs or [STANDARD]]
         plugins = [load_plugin(spec) for spec in options.plugins]
         with ExitStack() as stack:
-            self._manager = stack.enter_context(PluginManager())
+            self._manager = stack.enter_context(PluginManager(_configuration(options)))
             self._manager.register_plugin(self._name, Chain(*[is_json] * options.jsonl, *plugins))
             self._output = stack.enter_context(OutputFile(options.output))
             self._letters = None

@@ -1,13 +1,13 @@
 # cython: language_level=3
 # Native plugins that do what a plugin must not do, and some for the lesser-used parts of the API.
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
 from dataflare cimport (
     ERROR, FILTERED, SKIP, SUCCESS, Batch, Emitter, NativePlugin, Output, Record, View, commit,
     drop, emit, fail, forward, pass_on, put, reserve
 )
 
-__all__ = ["BatchHook", "Calls", "Nothing", "Odd", "Repeat", "ShowRecord"]
+__all__ = ["BatchHook", "Calls", "Nothing", "Odd", "Overrun", "Repeat", "ShowRecord"]
 
 
 cdef class Nothing(NativePlugin):
@@ -75,6 +75,20 @@ cdef class Calls(NativePlugin):
             self.function()
             text = record.value.data[:record.value.size] + record.key.data[:record.key.size]
             return emit(out, text, len(text))
+
+
+cdef class Overrun(NativePlugin):
+    """Emits the value; a value that begins with an exclamation mark with one byte too many."""
+
+    cdef int c_process(self, const Record *record, Emitter *out) except? -1 nogil:
+        cdef Py_ssize_t size = record.value.size
+        cdef char *target = reserve(out, size)
+        memcpy(target, record.value.data, size)
+        if size and record.value.data[0] == c'!':
+            target[size] = c'!'
+        if size and record.value.data[0] == c'?':  # reserves more than it commits, and is right
+            return commit(out, size - 1)
+        return commit(out, size)
 
 
 cdef class Repeat(NativePlugin):

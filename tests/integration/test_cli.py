@@ -355,10 +355,20 @@ def test_plugin_that_ends_the_program(cli: Cli) -> None:
 
 
 def test_plugin_that_fails_as_a_whole(cli: Cli) -> None:
-    """It is not the failure of a record, and the run breaks off."""
-    assert "ValueError: no batch is good" in cli.sentence(
-        "-p", "plug.py:Whole", stdin=b"a\n", status=1
-    )
+    """Every record of its batch failed."""
+    result = cli("run", "-p", "plug.py:Whole", "--fail-on-error", stdin=b"a\n")
+    assert (result.status, result.out) == (1, b"")
+    assert "line 1, byte 0: Whole: ValueError: no batch is good" in result.err
+
+
+def test_jobs_change_nothing_but_who_works(cli: Cli) -> None:
+    """What comes out is the same, in the same order."""
+    cli.write("in", b"".join(b"line %d of many, some with an ERROR\n" % i for i in range(50_000)))
+    arguments = ["run", "-p", "replace:ERROR:fault", "-p", "upper", "-p", "contains:7", "in"]
+    alone, together = cli(*arguments), cli(*arguments, "-j", "3")
+    assert together.status == 0
+    assert together.out == alone.out != b""
+    assert cli("run", "-p", "upper", "-j", "0", "in").status == 2
 
 
 # Records that fail

@@ -23,7 +23,9 @@ def test_defaults_are_those_of_the_guide() -> None:
         batch.default_batch_size, batch.max_batch_size, batch.target_latency,
         batch.min_throughput, batch.enable_auto_optimization, batch.max_batch_bytes,
     ) == (100, 1000, 0.05, 2000.0, True, None)  # fmt: skip
-    assert PluginManagerConfig() == PluginManagerConfig(memory_pool_config=pool, batch_config=batch)
+    assert PluginManagerConfig() == PluginManagerConfig(
+        memory_pool_config=pool, batch_config=batch, enable_debug_mode=False
+    )
 
 
 @pytest.mark.parametrize(
@@ -65,6 +67,8 @@ def test_defaults_are_those_of_the_guide() -> None:
         (PluginManagerConfig, {"memory_pool_config": {}}, TypeError),
         (PluginManagerConfig, {"memory_pool_config": None}, TypeError),
         (PluginManagerConfig, {"batch_config": MemoryPoolConfig()}, TypeError),
+        (PluginManagerConfig, {"enable_debug_mode": 1}, TypeError),
+        (PluginManagerConfig, {"enable_debug_mode": None}, TypeError),
     ],
 )
 def test_bad_input_is_refused_by_name(config: type, arguments: dict, error: type) -> None:

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[2] / "dataflare"
 # A module may import from the lines above its own, and from no other.
 ROOMS = [
     {"_build_info", "errors", "config", "types"},
-    {"_idle"},
+    {"_idle", "_ledger"},
     {"_compiled", "_pure"},
     {"_backend"},
     {"files", "loading", "metrics", "plugins", "recovery", "tuner", "workers"},
@@ -22,7 +22,7 @@ ROOMS = [
 ]
 # The same inside both backends; some modules exist in one of them only.
 BACKEND_ROOMS = [
-    {"clock", "counters", "exporter", "types"},
+    {"clock", "counters", "exporter", "guard", "types"},
     {"kernels", "pool", "record"},
     {"arena"},
     {"batch"},
