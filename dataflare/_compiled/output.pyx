@@ -43,17 +43,18 @@ cdef int grow_emitter(df_emitter *out, Py_ssize_t size) noexcept nogil:
         note_failure(<Run *>out, 0, b"the plugin reserved a negative size")
         return -1
     with gil:
-        try_to_grow(<Output>(<Run *>out).owner, size)
-    return 0 if size <= out.limit - out.cursor else -1
+        return 0 if try_to_grow(<Output>(<Run *>out).owner, size) else -1
 
 
-cdef void try_to_grow(Output output, Py_ssize_t size) noexcept:
-    # There may be no memory for the message either: whether it worked, the emitter says.
+cdef bint try_to_grow(Output output, Py_ssize_t size) noexcept:
+    # If there is no memory for the message either, what is raised ends here: it did not work.
     try:
         output.grow(size)
+        return True
     except Exception as error:
         message = str(error).encode()
         note_failure(&output.run, 0, message)
+        return False
 
 
 cdef void fail_emitter(df_emitter *out, int code, const char *message) noexcept nogil:
