@@ -295,7 +295,10 @@ class PluginManager:
             The record failed; the plugin's own exception is the ``__cause__``.
         """
         while True:
-            runner = (self._services.get(name) or self._service(name)).runner
+            try:
+                runner = self._services[name].runner
+            except KeyError:
+                runner = self._service(name).runner
             try:
                 if self._debug:
                     return _logged("process_record", name, runner.process_record, record)
@@ -325,7 +328,10 @@ class PluginManager:
         """
         batch = records if type(records) is RecordBatch else as_batch(records)
         while True:
-            runner = (self._services.get(name) or self._service(name)).runner
+            try:
+                runner = self._services[name].runner
+            except KeyError:
+                runner = self._service(name).runner
             try:
                 if self._debug:
                     return _logged("process_batch", name, runner.process_batch, batch)
