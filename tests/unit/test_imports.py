@@ -18,6 +18,8 @@ ROOMS = [
     {"batching", "service"},
     {"health", "monitor", "streams"},
     {"manager"},
+    {"figures"},
+    {"otel", "prometheus"},
     {"cli"},
 ]
 # The same inside both backends; some modules exist in one of them only.
