@@ -6,7 +6,6 @@ import gzip
 import http.client
 import json
 import math
-import os
 import socket
 import subprocess
 import sys
@@ -608,17 +607,3 @@ def test_a_missing_extra_is_one_sentence(tmp_path, module, package, extra) -> No
         f"ImportError: dataflare.{module} needs the package {package}: "
         f"pip install 'dataflare[{extra}]'"
     )
-
-
-def test_after_a_fork_the_parent_serves_on(backend, manager, server) -> None:
-    """The child has no server thread; it may make its own."""
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            with backend.serve_metrics(manager, 0) as own:
-                status = 0 if get(own.url).status == 200 else 2
-        finally:
-            os._exit(status)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    assert get(server.url).status == 200
