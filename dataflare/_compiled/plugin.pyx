@@ -37,13 +37,6 @@ cdef class DataFlarePlugin:
     retryable_errors : tuple of exception types
         What is worth another attempt; see `FailureRecoveryConfig`. An exception with a true
         attribute ``retryable`` is so, too.
-
-    Methods
-    -------
-    process(record)
-        The only one that is required.
-    info(), get_state(), initialize(config), cleanup(), health_check()
-        See each.
     """
     thread_safe = False
     releases_gil = False
