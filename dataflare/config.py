@@ -93,9 +93,16 @@ class MemoryPoolConfig(_Checked):
 
     Parameters
     ----------
-    max_tiny_buffers, max_small_buffers, max_medium_buffers, max_large_buffers, \
-max_huge_buffers : int
-        Slabs of 256 B, 4 KiB, 64 KiB, 1 MiB and 4 MiB.
+    max_tiny_buffers : int
+        Slabs of 256 B.
+    max_small_buffers : int
+        Slabs of 4 KiB.
+    max_medium_buffers : int
+        Slabs of 64 KiB.
+    max_large_buffers : int
+        Slabs of 1 MiB.
+    max_huge_buffers : int
+        Slabs of 4 MiB.
     cleanup_interval : float or timedelta
         Seconds between two looks for idle slabs; infinity for none.
     max_idle_time : float or timedelta

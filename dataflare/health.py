@@ -79,6 +79,7 @@ class HealthReport:
         Raises
         ------
         UnhealthyError
+            A part is unhealthy. One that is degraded raises nothing.
         """
         if self.verdict is Verdict.UNHEALTHY:
             raise UnhealthyError(
@@ -90,7 +91,12 @@ class HealthReport:
             )
 
     def parts(self) -> dict[str, PartHealth]:
-        """Every part by name: ``plugin NAME``, ``memory pool``, ``workers``."""
+        """Every part by name: ``plugin NAME``, ``memory pool``, ``workers``.
+
+        Returns
+        -------
+        dict of str to PartHealth
+        """
         parts = {f"plugin {name}": part for name, part in self.plugins.items()}
         return {**parts, "memory pool": self.pool, "workers": self.workers}
 

@@ -70,8 +70,8 @@ class PluginManager:
 
     Notes
     -----
-    Safe to use from several threads; calls of the same plugin wait for each other. Use it as a
-    context manager, or call `close`.
+    Safe to use from several threads: as many calls of a plugin run at once as it has instances, or
+    more if it is thread-safe; others wait in line. Use it as a context manager, or call `close`.
     """
 
     def __init__(self, config: PluginManagerConfig | None = None) -> None:
@@ -201,6 +201,13 @@ class PluginManager:
         ----------
         name, plugin, config
             As of `register_plugin`.
+
+        Raises
+        ------
+        UnknownPluginError
+            No plugin of that name is registered.
+        PluginError
+            As of `register_plugin`; the old plugin stays in service.
         """
         self._check(name)
         self._service(name)
@@ -227,6 +234,11 @@ class PluginManager:
         Parameters
         ----------
         name : str
+
+        Raises
+        ------
+        UnknownPluginError
+            No plugin of that name is registered.
         """
         self._check(name)
         with self._lock:
@@ -256,6 +268,11 @@ class PluginManager:
         Returns
         -------
         DataFlarePlugin
+
+        Raises
+        ------
+        UnknownPluginError
+            No plugin of that name is registered.
         """
         return self._service(name).runner.plugin
 
@@ -265,6 +282,11 @@ class PluginManager:
         Parameters
         ----------
         name : str
+
+        Raises
+        ------
+        UnknownPluginError
+            No plugin of that name is registered.
         """
         self._service(name).runner.enabled = True
 
@@ -274,6 +296,11 @@ class PluginManager:
         Parameters
         ----------
         name : str
+
+        Raises
+        ------
+        UnknownPluginError
+            No plugin of that name is registered.
         """
         self._service(name).runner.enabled = False
 
@@ -292,7 +319,8 @@ class PluginManager:
         Raises
         ------
         PluginError
-            The record failed; the plugin's own exception is the ``__cause__``.
+            The record failed, and the plugin's own exception is the ``__cause__``; or the plugin is
+            unknown or disabled, or its circuit open.
         """
         while True:
             try:
@@ -323,8 +351,10 @@ class PluginManager:
         ------
         PluginError
             The plugin is unknown or disabled.
-        TypeError, ValueError
-            `records` cannot be a batch; see `RecordBatch.from_values`.
+        TypeError
+            `records` is nothing that can be a batch; see `RecordBatch.from_values`.
+        ValueError
+            A value or a number cannot be expressed.
         """
         batch = records if type(records) is RecordBatch else as_batch(records)
         while True:
@@ -357,6 +387,13 @@ class PluginManager:
         Returns
         -------
         iterator of BatchResult
+
+        Raises
+        ------
+        PluginError
+            The plugin is unknown or disabled, when the stream begins or later.
+        TypeError
+            `records` is no iterable of records.
         """
         self._service(name)
         if isinstance(records, str | bytes | bytearray | memoryview | Mapping) or not isinstance(
@@ -444,6 +481,11 @@ class PluginManager:
         Returns
         -------
         HealthReport
+
+        Raises
+        ------
+        TypeError, ValueError
+            `timeout` is no duration.
         """
         limit = self.config.health_check_timeout if timeout is None else seconds("timeout", timeout)
         report = HealthReport(

@@ -138,8 +138,10 @@ class SystemStatus:
         Seconds since it was made.
     plugins : Mapping of str to PluginStatus
         By name.
-    workers, max_workers : int
-        Threads that share batches: running now, and at most.
+    workers : int
+        Threads that share batches and are running now.
+    max_workers : int
+        How many there are at most.
     memory : PoolStats or None
     totals : Totals
     """

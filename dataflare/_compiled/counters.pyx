@@ -63,6 +63,11 @@ cdef class Histogram:
             Negative values count as 0 (a clock that was set back).
         count : int
             How often to add it.
+
+        Raises
+        ------
+        ValueError
+            `count` is negative.
         """
         if count < 0:
             raise ValueError(f"count cannot be negative, it was {count}")
@@ -82,7 +87,12 @@ cdef class Histogram:
         self.sum += value * count
 
     def merge(self, Histogram other not None):
-        """Add all that another histogram recorded."""
+        """Add all that another histogram recorded.
+
+        Parameters
+        ----------
+        other : Histogram
+        """
         cdef Py_ssize_t i
         if other.count == 0:
             return
@@ -168,6 +178,11 @@ cdef class Histogram:
         -------
         float
             0.0 when nothing was recorded.
+
+        Raises
+        ------
+        ValueError
+            `percent` is not from 0 to 100.
         """
         if not 0 <= percent <= 100:
             raise ValueError(f"a percentile lies between 0 and 100, not at {percent}")

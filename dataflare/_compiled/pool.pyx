@@ -414,7 +414,13 @@ cdef class MemoryPool:
         buffer.give_back()
 
     def warmup(self):
-        """Make every slab resident, so that its first use faults no page."""
+        """Make every slab resident, so that its first use faults no page.
+
+        Raises
+        ------
+        PluginMemoryError
+            The pool is closed.
+        """
         cdef SlabClass slabs
         if self.closed:
             raise PluginMemoryError("the memory pool is closed")
@@ -440,6 +446,11 @@ cdef class MemoryPool:
         -------
         int
             Bytes given back.
+
+        Raises
+        ------
+        TypeError, ValueError
+            `max_idle_time` is no duration.
         """
         cdef double limit = (
             self.config.max_idle_time if max_idle_time is None

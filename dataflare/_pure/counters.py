@@ -57,6 +57,11 @@ class Histogram:
             Negative values count as 0 (a clock that was set back).
         count : int
             How often to add it.
+
+        Raises
+        ------
+        ValueError
+            `count` is negative.
         """
         if count < 0:
             raise ValueError(f"count cannot be negative, it was {count}")
@@ -70,7 +75,12 @@ class Histogram:
         self.sum += value * count
 
     def merge(self, other: "Histogram") -> None:
-        """Add all that another histogram recorded."""
+        """Add all that another histogram recorded.
+
+        Parameters
+        ----------
+        other : Histogram
+        """
         if other.count == 0:
             return
         self.min = other.min if self.count == 0 else min(self.min, other.min)
@@ -141,6 +151,11 @@ class Histogram:
         -------
         float
             0.0 when nothing was recorded.
+
+        Raises
+        ------
+        ValueError
+            `percent` is not from 0 to 100.
         """
         if not 0 <= percent <= 100:
             raise ValueError(f"a percentile lies between 0 and 100, not at {float(percent)}")

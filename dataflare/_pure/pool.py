@@ -364,7 +364,13 @@ class MemoryPool:
         buffer._give_back()
 
     def warmup(self) -> None:
-        """Make every slab resident, so that its first use faults no page."""
+        """Make every slab resident, so that its first use faults no page.
+
+        Raises
+        ------
+        PluginMemoryError
+            The pool is closed.
+        """
         with _lock, self._within as nested:
             self._take_dropped(nested)
             if self._closed:
@@ -391,6 +397,11 @@ class MemoryPool:
         -------
         int
             Bytes given back.
+
+        Raises
+        ------
+        TypeError, ValueError
+            `max_idle_time` is no duration.
         """
         limit = seconds(
             "max_idle_time", self.config.max_idle_time if max_idle_time is None else max_idle_time
