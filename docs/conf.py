@@ -29,6 +29,8 @@ autodoc_typehints = "none"  # the docstrings say them
 napoleon_google_docstring = False
 napoleon_use_ivar = True  # what a class docstring lists is not listed again as a member
 napoleon_use_rtype = False
+napoleon_preprocess_types = True
+toc_object_entries_show_parents = "hide"
 
 html_theme = "furo"
 html_title = f"DataFlare {release}"
@@ -37,6 +39,7 @@ html_css_files = ["site.css"]
 html_show_sphinx = False
 pygments_style = "friendly"
 
+SEVERAL = re.compile(r"(\w+(?:, \w+)+)((?: : .*)?)")
 CALL = re.compile(r"\(.*\)$")
 PUBLIC = {
     **{name: f"dataflare.{name}" for name in dataflare.__all__},
@@ -51,7 +54,32 @@ def hide_constructor(
     made_by_users = "Parameters\n" in (obj.__doc__ or "")
     if what in ("class", "exception") and signature and not made_by_users:
         return "", None
+    if signature and "<factory>" in signature:
+        return signature.replace("<factory>", "..."), None
     return None
+
+
+def one_by_one(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """``hits, misses : int`` as an entry each: napoleon does that for parameters alone."""
+    done: list[str] = []
+    section, position = "", 0
+    while position < len(lines):
+        line = lines[position]
+        position += 1
+        if lines[position : position + 1] == ["-" * len(line)] and line:
+            section = line
+        entry = SEVERAL.fullmatch(line) if section in ("Attributes", "Raises") else None
+        if entry is None:
+            done.append(line)
+            continue
+        end = position
+        while end < len(lines) and (not lines[end] or lines[end].startswith(" ")):
+            end += 1
+        body = lines[position:end]
+        for each in entry[1].split(", "):
+            done += [each + entry[2], *body]
+        position = end
+    lines[:] = done
 
 
 class LinkNames(SphinxTransform):
@@ -78,14 +106,21 @@ class LinkNames(SphinxTransform):
 
 
 def resolve_elsewhere(app: Sphinx, env: Any, node: Any, shown: Any) -> Any:
-    """What is none of the library's: types of Python and NumPy, and parameters by their names."""
+    """A public name as another module writes it, and what is none of the library's.
+
+    That is left as it stands: types of Python and NumPy, and parameters by their names.
+    """
     target = node["reftarget"]
-    first = target.removeprefix("dataflare.").partition(".")[0]
-    known = first in PUBLIC or target.startswith("dataflare.")
-    return None if known else shown
+    first, dot, rest = target.partition(".")
+    if first in PUBLIC:
+        full = PUBLIC[first] + dot + rest
+        domain = env.get_domain("py")
+        return domain.resolve_xref(env, node["refdoc"], app.builder, "obj", full, node, shown)
+    return None if target.startswith("dataflare.") else shown
 
 
 def setup(app: Sphinx) -> None:
+    app.connect("autodoc-process-docstring", one_by_one, priority=400)  # before napoleon
     app.connect("autodoc-process-signature", hide_constructor)
     app.connect("missing-reference", resolve_elsewhere)
     app.add_transform(LinkNames)
