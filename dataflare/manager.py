@@ -498,6 +498,31 @@ class PluginManager:
             ),
         )
 
+    def export_performance_report(self, path: str | os.PathLike[str]) -> None:
+        """Write all figures to a file, after a last sample and a health check.
+
+        Parameters
+        ----------
+        path : str or path-like
+            Ends with ``.json``, for machines, or ``.html``: one page with plots over time that
+            needs nothing beside it. A file of that name is replaced once the new one is complete.
+
+        Raises
+        ------
+        PluginConfigurationError
+            `path` has another ending, or the packages for a page are not installed.
+        PluginError
+            The manager is closed; export before.
+        OSError
+            The file cannot be written.
+        """
+        from dataflare.report import ReportFile
+
+        if self._closed:
+            raise PluginError("the manager is closed, and so has nothing to report")
+        with ReportFile(path) as file:
+            file.write(self)
+
     def close(self) -> None:
         """End the threads, clean every plugin up and close the pool; closing twice is fine.
 
@@ -589,7 +614,10 @@ class PluginManager:
 
     def _watch(self) -> None:
         self._monitor.watch(
-            self, self.config.monitoring_interval, self.config.health_check_interval
+            self,
+            self.config.monitoring_interval,
+            self.config.health_check_interval,
+            self.config.monitoring_growth,
         )
 
     def _retire(self, service: PluginService) -> None:
