@@ -44,6 +44,7 @@ from dataflare.loading import make_plugin
 from dataflare.metrics import PluginMetrics
 from dataflare.monitor import Monitor, PluginStatus, Sample, SystemStatus, Totals
 from dataflare.recovery import DeadLetterSink
+from dataflare.report import ReportFile
 from dataflare.service import PluginService
 from dataflare.streams import run_stream
 from dataflare.types import PluginState, PoolStats
@@ -516,8 +517,6 @@ class PluginManager:
         OSError
             The file cannot be written.
         """
-        from dataflare.report import ReportFile
-
         if self._closed:
             raise PluginError("the manager is closed, and so has nothing to report")
         with ReportFile(path) as file:

@@ -206,7 +206,7 @@ class ReportFile:
     ) -> None:
         unwritten = None if self._written else error or InterruptedError("there is no report")
         try:
-            self.file.__exit__(unwritten and type(unwritten), unwritten, traceback)
+            self.file.__exit__(None if unwritten is None else type(unwritten), unwritten, traceback)
         finally:
             if self.file.kept is not None:
                 with suppress(OSError):

@@ -38,6 +38,7 @@ _environment = Environment(
     undefined=StrictUndefined,
     trim_blocks=True,
     lstrip_blocks=True,
+    keep_trailing_newline=True,
     finalize=lambda value: _visible(value) if type(value) is str else value,
 )
 
@@ -146,8 +147,10 @@ def _summary(metrics: dict[str, Any]) -> list[Table]:
 
     return [
         Table(
-            ("plugin", "in", "new value", "filtered", "unchanged", "failed", "dead letters")
-            + ("error rate", "retries", "fallbacks"),
+            (
+                *("plugin", "in", "new value", "filtered", "unchanged", "failed"),
+                *("dead letters", "error rate", "retries", "fallbacks"),
+            ),
             rows(
                 lambda m: (
                     *(f"{m[count]:,}" for count in counts),
@@ -159,8 +162,10 @@ def _summary(metrics: dict[str, Any]) -> list[Table]:
             "Records by outcome",
         ),
         Table(
-            ("plugin", "records/s busy", "records/s lately", "batches", "records/batch")
-            + ("time busy", "bytes in", "bytes out"),
+            (
+                *("plugin", "records/s busy", "records/s lately", "batches", "records/batch"),
+                *("time busy", "bytes in", "bytes out"),
+            ),
             rows(
                 lambda m: (
                     f"{m['average_throughput_records_per_second']:,.0f}",
@@ -349,9 +354,7 @@ def _config(config: dict[str, Any]) -> list[Table]:
     own = {name: value for name, value in config.items() if not isinstance(value, dict)}
     groups = {"manager": own} | {k: v for k, v in config.items() if isinstance(v, dict)}
     return [
-        Table(
-            ("field", "value"), [_setting(name, value) for name, value in found.items()], caption
-        )
+        Table(("field", "value"), [_setting(name, value) for name, value in found.items()], caption)
         for caption, found in groups.items()
     ]
 

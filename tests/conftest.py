@@ -22,6 +22,7 @@ SWITCHED = {
     "batching": ["BatchAdapter", "BatchPlugin", "as_batch"],
     "manager": ["PluginManager"],
     "metrics": ["PluginMetrics"],
+    "report": ["report_of"],
     "streams": ["BatchSizer", "run_stream", "taker"],
 }
 SHARED = ("_compiled", "_pure", "_build_info", "_idle", "_ledger", "config", "errors", "types")

@@ -17,6 +17,7 @@ from dataflare.config import BatchConfig, FailureRecoveryConfig, PluginManagerCo
 from dataflare.errors import PluginConfigurationError, PluginError, PluginSerializationError
 from dataflare.files import STANDARD, InputFile, LineBlock, OutputFile
 from dataflare.manager import PluginManager
+from dataflare.report import ReportFile
 
 __all__ = ["Options", "run"]
 
@@ -73,7 +74,7 @@ def run(options: Options) -> int:
             raise
         status, problem = FAILED, show.sentence(error)
     show.summary(job.tally, options.stats)
-    problems = [problem] * (problem is not None) + job.left()
+    problems = [each for each in (problem, *job.left()) if each is not None]
     if problems:
         status = status or FAILED
         show.problem("; ".join(problems))
@@ -128,8 +129,6 @@ class Job:
             self._manager.register_plugin(self._name, Chain(*[is_json] * options.jsonl, *plugins))
             self._report = None
             if options.report is not None:
-                from dataflare.report import ReportFile
-
                 self._report = stack.enter_context(ReportFile(options.report))
             self._output = stack.enter_context(OutputFile(options.output))
             self._letters = None
@@ -184,7 +183,7 @@ class Job:
         self.tally.complete = True
 
     def _write_report(self) -> None:
-        """Without it, the outputs are what they are: its failure is told, and breaks nothing off."""
+        """The outputs are complete without it: that it fails is told, and breaks nothing off."""
         if self._report is not None:
             try:
                 self._report.write(self._manager)
