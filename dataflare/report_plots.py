@@ -24,7 +24,9 @@ FONT_SIZE = 11
 MOST_POINTS = 240
 MOST_DOTS = 40
 _LOOK = Style(font_family="sans-serif", label_font_size=FONT_SIZE, major_label_font_size=FONT_SIZE)
-_TIMES = (("s", 1.0, 120.0), ("min", 60.0, 7200.0), ("h", 3600.0, 172800.0), ("d", 86400.0, 0.0))
+# Units of time, their lengths, and up to which time they serve.
+_TIMES = (("ms", 1e-3, 1.0), ("s", 1.0, 120.0), ("min", 60.0, 7200.0), ("h", 3600.0, 172800.0))
+_DAY = ("d", 86400.0)
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,7 @@ def plot(
     times = [time for line in lines for time, _ in line.points]
     first, last = min(times), max(times)
     unit, length = _time_unit(last)
+    dots = len(times) <= MOST_DOTS * len(lines)
     chart = pygal.XY(
         width=WIDTH,
         height=HEIGHT,
@@ -86,19 +89,19 @@ def plot(
         spacing=8,
         show_legend=False,
         allow_interruptions=True,
-        show_dots=len(times) <= MOST_DOTS * len(lines),
+        show_dots=dots,
         dots_size=2.5,
         include_x_axis=True,
         min_scale=3,
         max_scale=6,
         x_value_formatter=lambda time: f"{time:.3g} {unit}",
         value_formatter=value,
-        xrange=(0 if first <= 0.2 * last else first / length, last / length or 1),
+        xrange=(0 if first <= 0.2 * last or first == last else first / length, last / length or 1),
         range=(0, top or 1.05 * _highest(lines)),
         y_labels=[{"value": level, "label": name} for level, name in enumerate(levels)] or None,
     )
     for line in lines:
-        points = _alone(_thin(line.points))
+        points = line.points if dots else _alone(_thin(line.points))
         chart.add(line.name, [(time / length, value) for time, value in points])
     chart.add_xml_filter(lambda root: _clean(root, title))
     drawn: str = chart.render()
@@ -116,10 +119,7 @@ def stairs(points: Iterable[tuple[float, float]]) -> list[tuple[float, float | N
 
 
 def _time_unit(last: float) -> tuple[str, float]:
-    for unit, length, limit in _TIMES[:-1]:
-        if last < limit:
-            return unit, length
-    return _TIMES[-1][:2]
+    return next(((unit, length) for unit, length, limit in _TIMES if last < limit), _DAY)
 
 
 def _highest(lines: Iterable[Line]) -> float:

@@ -316,9 +316,13 @@ def test_thinning_keeps_what_stands_out() -> None:
 
 
 def test_a_point_between_gaps_is_seen() -> None:
-    """It is drawn as a line without length, whose round ends are a dot."""
-    line = report_plots.Line("x", [(1.0, None), (2.0, 5.0), (3.0, None), (4.0, 1.0), (5.0, 2.0)])
-    drawn = report_plots.plot("title", [line])
+    """Of few points each is a dot; of many it is a line without length that has round ends."""
+    points = [(1.0, None), (2.0, 5.0), (3.0, None), (4.0, 1.0), (5.0, 2.0)]
+    drawn = report_plots.plot("title", [report_plots.Line("x", points)])
+    assert drawn.count("<circle") == 3
+    points += [(6.0 + number, None) for number in range(100)]
+    drawn = report_plots.plot("title", [report_plots.Line("x", points)])
+    assert "<circle" not in drawn
     paths = re.findall(r'd="M([\d. ]+) L([\d. ]+)" class="line', drawn)
     assert len(paths) == 2
     assert paths[0][0] == paths[0][1]
@@ -336,7 +340,8 @@ def test_stairs_stay_until_they_change() -> None:
 
 
 @pytest.mark.parametrize(
-    ("last", "label"), [(0.004, "s"), (90.0, "s"), (3600.0, "min"), (86400.0, "h"), (1e6, "d")]
+    ("last", "label"),
+    [(0.004, "ms"), (0.9, "ms"), (90.0, "s"), (3600.0, "min"), (86400.0, "h"), (1e6, "d")],
 )
 def test_the_axis_of_time_has_a_fitting_unit(last, label) -> None:
     """From a moment to weeks, with a handful of marks."""
@@ -344,6 +349,14 @@ def test_the_axis_of_time_has_a_fitting_unit(last, label) -> None:
     marks = re.findall(rf"<text [^>]*>([\d.e-]+) {label}</text>", drawn)
     assert 3 <= len(marks) <= 8
     assert len(set(marks)) == len(marks)
+
+
+def test_a_single_point_stands_at_the_end_of_its_axis() -> None:
+    """Which begins at 0, where the manager was made."""
+    drawn = report_plots.plot("title", [report_plots.Line("x", [(0.25, 1.0)])])
+    assert ">0 ms</text>" in drawn
+    assert "250 ms: 1" in drawn
+    assert len(re.findall("<circle", drawn)) == 1
 
 
 @pytest.mark.parametrize(
