@@ -52,7 +52,7 @@ from dataflare.errors import (
 )
 from dataflare.health import HealthReport, PartHealth, Verdict
 from dataflare.manager import PluginManager
-from dataflare.metrics import PluginMetrics, StageMetrics
+from dataflare.metrics import PluginHistograms, PluginMetrics, StageMetrics
 from dataflare.monitor import PluginSample, PluginStatus, Sample, SystemStatus, Totals
 from dataflare.recovery import DeadLetter
 from dataflare.types import (
@@ -93,6 +93,7 @@ __all__ = [
     "PluginConfigurationError",
     "PluginDisabledError",
     "PluginError",
+    "PluginHistograms",
     "PluginInfo",
     "PluginInitializationError",
     "PluginManager",

@@ -98,11 +98,12 @@ class HealthReport:
 class Probes:
     """Asks plugins how they are, each in a thread of its own, so that none can hold the check up.
 
-    A plugin that has not answered an earlier question is not asked again.
+    A plugin that has not answered an earlier question is not asked again: checks at the same time
+    share the answer.
     """
 
     def __init__(self) -> None:
-        self._hanging: dict[int, tuple[DataFlarePlugin, threading.Thread, float]] = {}
+        self._asked: dict[int, _Question] = {}
 
     def check(self, services: Mapping[str, PluginService], timeout: float) -> dict[str, PartHealth]:
         """Ask the plugins of these services.
@@ -131,12 +132,10 @@ class Probes:
         }
 
     def _ask(self, plugin: DataFlarePlugin) -> _Question:
-        hanging = self._hanging.get(id(plugin))
-        if hanging is not None and hanging[1].is_alive():
-            return _Question(plugin, hanging[1], hanging[2])
-        question = _Question(plugin, None, time.monotonic())
-        self._hanging[id(plugin)] = (plugin, question.thread, question.asked)
-        question.thread.start()
+        question = self._asked.get(id(plugin))
+        if question is None or not question.thread.is_alive():
+            question = self._asked[id(plugin)] = _Question(plugin)
+            question.thread.start()
         return question
 
     def _answer(self, question: _Question) -> str | None:
@@ -144,22 +143,19 @@ class Probes:
         if question.thread.is_alive():
             waited = time.monotonic() - question.asked
             return f"its health check has not answered for {waited:.3g} s"
-        self._hanging.pop(id(question.plugin), None)
+        if self._asked.get(id(question.plugin)) is question:
+            del self._asked[id(question.plugin)]
         return question.complaint
 
 
 class _Question:
     """One call of `health_check`."""
 
-    def __init__(
-        self, plugin: DataFlarePlugin, thread: threading.Thread | None, asked: float
-    ) -> None:
+    def __init__(self, plugin: DataFlarePlugin) -> None:
         self.plugin = plugin
-        self.asked = asked
+        self.asked = time.monotonic()
         self.complaint: str | None = None
-        self.thread = thread or threading.Thread(
-            target=self._run, name="dataflare-health", daemon=True
-        )
+        self.thread = threading.Thread(target=self._run, name="dataflare-health", daemon=True)
 
     def _run(self) -> None:
         try:

@@ -41,7 +41,7 @@ from dataflare.errors import (
 )
 from dataflare.health import HealthReport, Probes, Verdict, check_pool, check_workers
 from dataflare.loading import make_plugin
-from dataflare.metrics import PluginMetrics
+from dataflare.metrics import PluginHistograms, PluginMetrics
 from dataflare.monitor import Monitor, PluginStatus, Sample, SystemStatus, Totals
 from dataflare.recovery import DeadLetterSink
 from dataflare.report import ReportFile
@@ -403,6 +403,24 @@ class PluginManager:
         dict of str to PluginMetrics
         """
         return {name: _metrics_of(service) for name, service in self._services.copy().items()}
+
+    def get_histograms(self, name: str) -> PluginHistograms | None:
+        """How long a plugin took so far, as whole distributions.
+
+        Parameters
+        ----------
+        name : str
+
+        Returns
+        -------
+        PluginHistograms or None
+            Copies, that do not change any more; None if there is no plugin of that name.
+        """
+        service = self._services.get(name)
+        if service is None:
+            return None
+        counters = service.counters
+        return PluginHistograms(counters.latency.copy(), counters.batch_latency.copy())
 
     def get_memory_pool_stats(self) -> PoolStats | None:
         """The counts of the manager's memory pool.

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from dataflare._backend import PluginCounters
+from dataflare._backend import Histogram, PluginCounters
 
-__all__ = ["PluginMetrics", "StageMetrics"]
+__all__ = ["PluginHistograms", "PluginMetrics", "StageMetrics"]
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,22 @@ class StageMetrics:
 
     name: str
     exclusive_time: float
+
+
+@dataclass(frozen=True)
+class PluginHistograms:
+    """How long a plugin took, as distributions in nanoseconds.
+
+    Attributes
+    ----------
+    latency : Histogram
+        Per record. The time of a batch counts in equal parts for its records (amortised).
+    batch_latency : Histogram
+        Per batch; a single record is a batch of one.
+    """
+
+    latency: Histogram
+    batch_latency: Histogram
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ and the sink of dead letters. Its runner calls it for everything that is not pla
 Counting
 --------
 A record is counted once, with what became of it in the end. A batch that needs no help is counted
-by the runner; any other here, after the last attempt. What a record's outcome was made of is
-counted apart: retries, fallbacks, dead letters.
+by the runner; any other here, after the last attempt and when its dead letters are delivered, so
+that no count ever falls. Retries and fallbacks are counted apart.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import itertools
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 from dataflare._backend import (
@@ -307,25 +307,28 @@ class PluginService:
             size_out = len(result.data)
         elif result is not None and result.is_skip:
             size_out = size_in
-        self.counters.observe(
-            1,
-            result is not None and result.is_success,
-            result is not None and result.is_filtered,
-            result is not None and result.is_skip,
-            result is None,
-            size_in,
-            size_out,
-            elapsed_ns,
-        )
-        self.counters.count_recovery(fallbacks=fell_back)
-        self.breaker.check()
+        buried = 0
+        try:
+            if result is None:
+                assert error is not None
+                self._note_kind(error)
+                buried = self._bury([DeadLetter(self.name, record, 0, error, attempts)])
+        finally:
+            self.counters.observe(
+                1,
+                result is not None and result.is_success,
+                result is not None and result.is_filtered,
+                result is not None and result.is_skip,
+                result is None and not buried,
+                size_in,
+                size_out,
+                elapsed_ns,
+            )
+            self.counters.count_recovery(fallbacks=fell_back, dead_lettered=buried)
+            self.breaker.check()
         if result is not None:
             return result
         assert error is not None
-        self._note_kind(error)
-        if self.dead_letters is not None:
-            letter = DeadLetter(self.name, record, 0, error, attempts)
-            self.counters.count_recovery(dead_lettered=self.dead_letters.deliver([letter]))
         raise error
 
     def _conclude(
@@ -350,18 +353,32 @@ class PluginService:
                 )
                 # What is reported is why the plugin failed, not the fallback.
                 result.errors[:] = [(index, first[index]) for index, _ in result.errors]
-        self.runner.count(batch, result)
-        self.counters.count_recovery(fallbacks=fell_back)
-        self.breaker.check()
         for _, error in result.errors:
             self._note_kind(error)
-        if result.errors and self.dead_letters is not None:
-            accepted = self.dead_letters.deliver(
+        buried = 0
+        try:
+            buried = self._bury(
                 DeadLetter(self.name, batch[index], index, error, attempts.get(index, 0))
                 for index, error in result.errors
             )
-            self.counters.count_recovery(dead_lettered=accepted)
+        finally:
+            self.counters.observe(
+                len(batch),
+                result.success_count,
+                result.filtered_count,
+                result.skipped_count,
+                result.error_count - buried,
+                batch.nbytes,
+                result.output.nbytes,
+                int(result.processing_time * 1e9),
+            )
+            self.counters.count_recovery(fallbacks=fell_back, dead_lettered=buried)
+            self.breaker.check()
         return result
+
+    def _bury(self, letters: Iterable[DeadLetter]) -> int:
+        """Hand letters to the sink of dead letters; how many it accepted."""
+        return 0 if self.dead_letters is None else self.dead_letters.deliver(letters)
 
     def _note_kind(self, error: PluginError) -> None:
         kind = type(error.__cause__ or error).__name__

@@ -22,6 +22,8 @@ SWITCHED = {
     "batching": ["BatchAdapter", "BatchPlugin", "as_batch"],
     "manager": ["PluginManager"],
     "metrics": ["PluginMetrics"],
+    "otel": ["instrument"],
+    "prometheus": ["ManagerCollector", "serve_metrics"],
     "report": ["report_of"],
     "streams": ["BatchSizer", "run_stream", "taker"],
 }
@@ -56,6 +58,8 @@ def load_switched(name: str) -> dict[str, ModuleType]:
     os.environ["DATAFLARE_PURE_PYTHON"] = "1" if name == "python" else "0"
     try:
         importlib.import_module("dataflare")
+        for module in SWITCHED:
+            importlib.import_module(f"dataflare.{module}")
         return {
             module: sys.modules.pop(module)
             for module in [*sys.modules]

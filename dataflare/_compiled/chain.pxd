@@ -18,12 +18,15 @@ cdef class Fused(NativePluginABI1):
     cdef Py_ssize_t length
     cdef bint seeks                      # the first member is a Filter
     cdef int64_t *sampled_ns             # per member, of the sampled records; written atomically
+    cdef list member_ns                  # per member, what was said of it; its sum is shared_ns
+    cdef int64_t shared_ns
 
     cdef int run_from(self, Py_ssize_t first, const df_record *record,
                       df_emitter *out) except? -1 nogil
     cdef int run_timed(self, Py_ssize_t first, const df_record *record,
                        df_emitter *out) except? -1 nogil
     cdef list shares(self)
+    cdef list times(self, int64_t total_ns)
 
 
 cdef class Chain(DataFlarePlugin):

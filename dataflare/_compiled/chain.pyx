@@ -82,6 +82,7 @@ cdef class Fused(NativePluginABI1):
             self.stages[i] = <void *>(<NativePluginABI1?>members[i])
             self.needs_gil |= (<NativePluginABI1>members[i]).needs_gil
         self.seeks = isinstance(members[0], Filter)
+        self.member_ns = [0.0] * self.length
 
     def __dealloc__(self):
         PyMem_RawFree(self.stages)
@@ -94,6 +95,19 @@ cdef class Fused(NativePluginABI1):
         if total == 0:
             return [1 / self.length] * self.length
         return [max(self.sampled_ns[i], 0) / total for i in range(self.length)]
+
+    cdef list times(self, int64_t total_ns):
+        """Nanoseconds of each member, of the so many of the run.
+
+        What came since the last call is shared out by what the samples show now. What was said of a
+        member before stays, so its time never falls when they show something else.
+        """
+        cdef int64_t new = total_ns - self.shared_ns
+        self.shared_ns = total_ns
+        self.member_ns = [
+            before + new * share for before, share in zip(self.member_ns, self.shares())
+        ]
+        return self.member_ns
 
     def info(self):
         return PluginInfo(name=" | ".join([plugin_name(member) for member in self.members]))
@@ -262,19 +276,18 @@ cdef class Chain(DataFlarePlugin):
         Returns
         -------
         list of (str, float)
-            Name and time of every member. Members that run fused share the time that was measured
-            for them together, in the proportion that samples of them show.
+            Name and time of every member; a time never falls. Members that run fused share the time
+            that was measured for them together, in the proportion that samples of them show.
         """
         cdef Py_ssize_t i
         times = []
         for i, stage in enumerate(self.stages):
-            total = self.stage_ns[i] / 1e9
             if isinstance(stage, Fused):
-                shares = (<Fused>stage).shares()
-                times.extend([(plugin_name(member), total * share)
-                              for member, share in zip(stage.members, shares)])
+                shared = (<Fused>stage).times(self.stage_ns[i])
+                times.extend([(plugin_name(member), elapsed / 1e9)
+                              for member, elapsed in zip(stage.members, shared)])
             else:
-                times.append((plugin_name(stage), total))
+                times.append((plugin_name(stage), self.stage_ns[i] / 1e9))
         return times
 
     def process(self, record):

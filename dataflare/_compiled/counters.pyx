@@ -217,15 +217,14 @@ cdef class PluginCounters:
     def count_recovery(self, int64_t retries=0, int64_t fallbacks=0, int64_t dead_lettered=0):
         """Count further attempts, records that a fallback processed, and dead letters.
 
-        Dead letters were counted as failed before, and are not any more. What a fallback had to
-        process counts as failed in the window.
+        Dead letters are not among the records that were counted as failed: a count never falls.
+        In the window, they count as failed, and so does what a fallback had to process.
         """
         self.retries += retries
         self.fallbacks += fallbacks
-        self.window_failed += fallbacks
-        self.chunk_failed[self.chunk] += fallbacks
+        self.window_failed += fallbacks + dead_lettered
+        self.chunk_failed[self.chunk] += fallbacks + dead_lettered
         self.dead_lettered += dead_lettered
-        self.failed -= dead_lettered
 
     def reset_window(self):
         """Begin a new window of outcomes."""

@@ -223,14 +223,13 @@ class PluginCounters:
     def count_recovery(self, retries: int = 0, fallbacks: int = 0, dead_lettered: int = 0) -> None:
         """Count further attempts, records that a fallback processed, and dead letters.
 
-        Dead letters were counted as failed before, and are not any more. What a fallback had to
-        process counts as failed in the window.
+        Dead letters are not among the records that were counted as failed: a count never falls.
+        In the window, they count as failed, and so does what a fallback had to process.
         """
         self.retries += retries
         self.fallbacks += fallbacks
-        self._chunks[-1][1] += fallbacks
+        self._chunks[-1][1] += fallbacks + dead_lettered
         self.dead_lettered += dead_lettered
-        self.failed -= dead_lettered
 
     @property
     def window_records(self) -> int:

@@ -121,6 +121,19 @@ def run(
             show_default=False,
         ),
     ] = None,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(
+            metavar="PORT",
+            min=0,
+            max=65535,
+            help="Serve /metrics for Prometheus, and /healthz, while the run lasts; 0 for any free "
+            "port, which is then said.",
+        ),
+    ] = None,
+    metrics_address: Annotated[
+        str, typer.Option(metavar="ADDRESS", help="Where --metrics-port listens.")
+    ] = "127.0.0.1",
     debug: Annotated[
         bool, typer.Option("--debug", help="Show where in the program an error comes from.")
     ] = False,
@@ -154,6 +167,8 @@ def run(
         stats=stats.value,
         jobs=jobs,
         report=report,
+        metrics_port=metrics_port,
+        metrics_address=metrics_address,
         debug=debug,
     )
     raise typer.Exit(run_job(options))

@@ -40,6 +40,8 @@ class Options:
     stats: str
     jobs: int
     report: str | None
+    metrics_port: int | None
+    metrics_address: str
     debug: bool
 
 
@@ -135,9 +137,21 @@ class Job:
             if options.errors not in (COLLECT, STOP):
                 self._letters = stack.enter_context(OutputFile(options.errors))
             self._check_outputs()
+            if options.metrics_port is not None:
+                self._serve_metrics(stack, options.metrics_port)
             self._opened = stack.pop_all()
         self.tally = Tally()
         self._unreported: str | None = None
+
+    def _serve_metrics(self, stack: ExitStack, port: int) -> None:
+        try:
+            from dataflare.prometheus import serve_metrics
+        except ImportError as error:
+            raise PluginConfigurationError(f"--metrics-port: {error}") from error
+        server = serve_metrics(self._manager, port, self.options.metrics_address)
+        stack.enter_context(server)
+        if port == 0:
+            show.note(f"metrics are at {server.url}")
 
     def _check_outputs(self) -> None:
         outputs = self._outputs()

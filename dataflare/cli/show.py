@@ -16,11 +16,16 @@ from dataflare import units
 from dataflare.cli.tally import Tally
 from dataflare.errors import PluginError
 
-__all__ = ["pairs", "problem", "progress", "sentence", "summary", "table"]
+__all__ = ["note", "pairs", "problem", "progress", "sentence", "summary", "table"]
 
 
 def problem(text: str) -> None:
     """Say in one sentence what went wrong."""
+    _say(f"dataflare: {text}")
+
+
+def note(text: str) -> None:
+    """Say something that matters while the command runs."""
     _say(f"dataflare: {text}")
 
 

@@ -9,11 +9,14 @@ import pty
 import re
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import sysconfig
 import time
-from collections.abc import Callable
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -949,6 +952,93 @@ def test_ignored_interrupt_stays_ignored(cli: Cli) -> None:
             process.send_signal(signal.SIGINT)
         process.stdin.close()
         assert process.wait(60) == 0
+
+
+# Metrics while it runs
+
+
+@dataclass
+class Served:
+    """A run that waits for the rest of its input, and where its metrics are."""
+
+    process: "subprocess.Popen[bytes]"
+    url: str
+    pipe: Any
+
+    def get(self, path: str) -> tuple[int, bytes]:
+        try:
+            with urllib.request.urlopen(self.url + path, timeout=60) as answer:
+                return answer.status, answer.read()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read()
+
+
+@pytest.fixture
+def served(cli: Cli) -> Iterator[Served]:
+    """A run over a FIFO, in which two lines were processed."""
+    os.mkfifo(cli.path("pipe"))
+    arguments = ["-p", "contains:a", "-p", "upper", "pipe", "--metrics-port", "0"]
+    with cli.start("run", *arguments, "--stats", "none", bufsize=0) as process:
+        assert process.stderr is not None
+        assert process.stdout is not None
+        with cli.path("pipe").open("wb", buffering=0) as pipe:
+            said = process.stderr.readline().decode()
+            found = re.fullmatch(
+                r"dataflare: metrics are at (http://127.0.0.1:\d+)/metrics\n", said
+            )
+            assert found is not None, said
+            pipe.write(b"a\nb\n")
+            assert process.stdout.readline() == b"A\n"
+            yield Served(process, found[1], pipe)
+
+
+def test_metrics_of_a_run(served: Served) -> None:
+    """They are those of the plugins, while it waits; the run then ends as any other."""
+    status, text = served.get("/metrics")
+    assert status == 200
+    name = r'plugin="contains:a \| upper"'
+    for outcome, count in (("success", 1), ("filtered", 1), ("failed", 0)):
+        wanted = rf'^dataflare_records_total{{outcome="{outcome}",{name}}} {count}\.0$'
+        assert re.search(wanted, text.decode(), re.M)
+    status, report = served.get("/healthz")
+    assert (status, json.loads(report)["verdict"]) == (200, "healthy")
+    assert served.get("/")[0] == 404
+    served.pipe.write(b"ab\n")
+    served.pipe.close()
+    out, err = served.process.communicate(timeout=60)
+    assert (served.process.returncode, out, err) == (0, b"AB\n", b"")
+
+
+def test_interrupt_ends_the_server(served: Served) -> None:
+    """With the run; a client that is connected does not hold it up."""
+    port = int(served.url.rpartition(":")[2])
+    with socket.create_connection(("127.0.0.1", port)):
+        served.process.send_signal(signal.SIGINT)
+        _, err = served.process.communicate(timeout=60)
+    assert (served.process.returncode, err) == (130, b"dataflare: interrupted\n")
+    with pytest.raises(urllib.error.URLError, match="refused"):
+        served.get("/metrics")
+
+
+def test_metrics_port_that_cannot_be_had(cli: Cli) -> None:
+    """One sentence, and no output is begun; the same without the extra."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        arguments = ["-p", "upper", "-o", "out", "--metrics-port", port]
+        assert cli.sentence(*arguments) == (
+            f"metrics cannot be served at 127.0.0.1, port {port}: address already in use"
+        )
+    assert cli.sentence(*arguments, "--metrics-address", "no-such-host.invalid").startswith(
+        f"metrics cannot be served at no-such-host.invalid, port {port}: "
+    )
+    cli.write("prometheus_client.py", b"raise ImportError('as if it were not there')")
+    assert cli.sentence(*arguments) == (
+        "--metrics-port: dataflare.prometheus needs the package prometheus_client: "
+        "pip install 'dataflare[prometheus]'"
+    )
+    assert {path.name for path in cli.directory.iterdir()} == {"plug.py", "prometheus_client.py"}
+    assert cli("run", "-p", "upper", "--metrics-port", 65536).status == 2
 
 
 # Sizes

@@ -21,6 +21,8 @@ ROOMS = [
     {"report_page"},
     {"report"},
     {"manager"},
+    {"figures"},
+    {"otel", "prometheus"},
     {"cli"},
 ]
 # The same inside both backends; some modules exist in one of them only.
