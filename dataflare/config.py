@@ -257,6 +257,10 @@ class PluginManagerConfig(_Checked):
         False overrides what `batch_config` says of it.
     monitoring_interval : float or timedelta
         Seconds between two samples of all metrics; infinity for none.
+    monitoring_growth : float
+        Part of its age that a manager lets pass between two samples at least. With 0.01 samples are
+        taken every `monitoring_interval` at first, and every hundredth of the age later, so that
+        a few hundred of them show a life of any length.
     max_samples : int
         Samples that are kept; the oldest goes first.
     max_plugin_instances : int
@@ -275,6 +279,7 @@ class PluginManagerConfig(_Checked):
     failure_recovery: FailureRecoveryConfig = field(default_factory=FailureRecoveryConfig)
     enable_auto_optimization: bool = True
     monitoring_interval: _Duration = _Duration(30.0)
+    monitoring_growth: float = 0.0
     max_samples: int = 1000
     max_plugin_instances: int = 10
     health_check_interval: _Duration = _Duration(60.0)
@@ -299,6 +304,7 @@ class PluginManagerConfig(_Checked):
             enable_auto_optimization=_flag(
                 "enable_auto_optimization", self.enable_auto_optimization
             ),
+            monitoring_growth=_rate("monitoring_growth", self.monitoring_growth),
             max_samples=_count("max_samples", self.max_samples, 1),
             max_plugin_instances=_count("max_plugin_instances", self.max_plugin_instances, 1),
         )

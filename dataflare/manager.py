@@ -44,6 +44,7 @@ from dataflare.loading import make_plugin
 from dataflare.metrics import PluginHistograms, PluginMetrics
 from dataflare.monitor import Monitor, PluginStatus, Sample, SystemStatus, Totals
 from dataflare.recovery import DeadLetterSink
+from dataflare.report import ReportFile
 from dataflare.service import PluginService
 from dataflare.streams import run_stream
 from dataflare.types import PluginState, PoolStats
@@ -558,6 +559,29 @@ class PluginManager:
             ),
         )
 
+    def export_performance_report(self, path: str | os.PathLike[str]) -> None:
+        """Write all figures to a file, after a last sample and a health check.
+
+        Parameters
+        ----------
+        path : str or path-like
+            Ends with ``.json``, for machines, or ``.html``: one page with plots over time that
+            needs nothing beside it. A file of that name is replaced once the new one is complete.
+
+        Raises
+        ------
+        PluginConfigurationError
+            `path` has another ending, or the packages for a page are not installed.
+        PluginError
+            The manager is closed; export before.
+        OSError
+            The file cannot be written.
+        """
+        if self._closed:
+            raise PluginError("the manager is closed, and so has nothing to report")
+        with ReportFile(path) as file:
+            file.write(self)
+
     def close(self) -> None:
         """End the threads, clean every plugin up and close the pool; closing twice is fine.
 
@@ -649,7 +673,10 @@ class PluginManager:
 
     def _watch(self) -> None:
         self._monitor.watch(
-            self, self.config.monitoring_interval, self.config.health_check_interval
+            self,
+            self.config.monitoring_interval,
+            self.config.health_check_interval,
+            self.config.monitoring_growth,
         )
 
     def _retire(self, service: PluginService) -> None:

@@ -24,6 +24,7 @@ SWITCHED = {
     "metrics": ["PluginMetrics"],
     "otel": ["instrument"],
     "prometheus": ["ManagerCollector", "serve_metrics"],
+    "report": ["report_of"],
     "streams": ["BatchSizer", "run_stream", "taker"],
 }
 SHARED = ("_compiled", "_pure", "_build_info", "_idle", "_ledger", "config", "errors", "types")

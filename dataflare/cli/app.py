@@ -112,6 +112,15 @@ def run(
             help="Threads that share the work, where the plugins run without Python's lock.",
         ),
     ] = 1,
+    report: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE.html|FILE.json",
+            help="Where to report how the run went over time: a page with plots, or JSON. It is "
+            "written at the end, also of a run that breaks off.",
+            show_default=False,
+        ),
+    ] = None,
     metrics_port: Annotated[
         int | None,
         typer.Option(
@@ -157,6 +166,7 @@ def run(
         fail_on_error=fail_on_error,
         stats=stats.value,
         jobs=jobs,
+        report=report,
         metrics_port=metrics_port,
         metrics_address=metrics_address,
         debug=debug,

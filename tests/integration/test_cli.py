@@ -643,6 +643,141 @@ def test_closed_pipe_keeps_dead_letters(cli: Cli) -> None:
     assert err == f"dataflare: what was written of bad is in {cli.partial('bad')}\n"
 
 
+# Reports
+
+
+def report(cli: Cli, name: str = "report.json") -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(cli.read(name))
+    return found
+
+
+def test_report(cli: Cli) -> None:
+    """As JSON and as a page; its figures are those of the run, and nothing else is said."""
+    cli.write("in", b"a\nb\n" * 8)
+    run = ("-p", "plug.py:no_b", "-p", "upper", "in", "-o", "out", "--report")
+    for name in ("report.json", "report.html"):
+        result = cli("run", *run, name, "--stats", "none")
+        assert (result.status, result.out, result.err) == (0, b"", "")
+        assert cli.read("out") == b"A\n" * 8
+    (metrics,) = report(cli)["metrics"].values()
+    assert (metrics["total_processed"], metrics["successful"], metrics["failed"]) == (16, 8, 8)
+    assert report(cli)["samples"][-1]["plugins"]["plug.py:no_b | upper"]["errors"] == {
+        "ValueError": 8
+    }
+    assert report(cli)["versions"]["backend"] == ("python" if cli.pure else "cython")
+    assert b"plug.py:no_b | upper" in cli.read("report.html")
+    assert not list(cli.directory.glob("*.partial"))
+
+
+def test_report_over_time(cli: Cli) -> None:
+    """A run of a second has samples on its way, also while it waits for input."""
+    with cli.start(
+        *("run", "-p", "upper", "--report", "report.json", "--stats", "none"), bufsize=0
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        for _ in range(2):
+            process.stdin.write(b"a\n")
+            assert process.stdout.readline() == b"A\n"
+            time.sleep(1)  # five times as long as between two samples
+        process.stdin.close()
+        assert process.wait(60) == 0
+    counts = [each["plugins"]["upper"]["total_processed"] for each in report(cli)["samples"]]
+    assert counts == sorted(counts)
+    assert {1, 2} <= set(counts)
+
+
+def test_report_of_a_plugin_whose_name_is_no_text(cli: Cli) -> None:
+    """The bytes of the command line are written out."""
+    arguments = [b"run", b"-p", b"contains:\xff", b"--stats", b"none", b"--report"]
+    for name in (b"report.json", b"report.html"):
+        subprocess.run(
+            [*map(os.fsencode, COMMAND), *arguments, name],
+            input=b"\xff\n",
+            stdout=subprocess.DEVNULL,
+            cwd=cli.directory,
+            env=cli.environment,
+            check=True,
+        )
+    assert list(report(cli)["metrics"]) == ["contains:\\udcff"]
+
+
+def test_report_of_a_run_that_stops(cli: Cli) -> None:
+    """At a failed record."""
+    cli.write("in", b"a\n" * 10 + b"b\n")
+    sentence = cli.sentence(
+        *("-p", "plug.py:no_b", "in", "--errors", "stop", "--report", "report.json"), status=1
+    )
+    assert sentence.startswith("stopped at in, line 11")
+    (metrics,) = report(cli)["metrics"].values()
+    assert metrics["failed"] == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_report_of_a_run_that_is_ended(cli: Cli, number: signal.Signals) -> None:
+    """By Ctrl-C or SIGTERM: of what was processed until then."""
+    cli.write("in", b"".join(b"%d\n" % each for each in range(100_000)))
+    with cli.start(
+        *("run", "-p", "plug.py:slow", "in", "-o", "out", "--report", "report.json")
+    ) as process:
+        wait_for(lambda: cli.path("seen").exists() and len(cli.read("seen")) > 20)
+        process.send_signal(number)
+        process.communicate(timeout=30)
+    assert process.returncode == 128 + number
+    (metrics,) = report(cli)["metrics"].values()
+    assert metrics["total_processed"] > 0
+    assert report(cli)["samples"]
+
+
+def test_report_when_the_reader_goes_away(cli: Cli) -> None:
+    """`| head` ends the run, and the report is there."""
+    cli.write("in", b"some line\n" * 500_000)
+    with cli.start(*("run", "-p", "contains:some", "in", "--report", "report.html")) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline() == b"some line\n"
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 141
+    assert cli.read("report.html").endswith(b"</html>\n")
+
+
+def test_reports_that_cannot_be_written(cli: Cli) -> None:
+    """Said before anything is begun."""
+    cli.write("in.json", b"a\n")
+    run = ("-p", "upper", "in.json", "-o", "out", "--report")
+    assert cli.sentence(*run, "report.pdf") == (
+        "a report is a file that ends with .html or .json, not report.pdf"
+    )
+    assert cli.sentence(*run, "none/report.html") == (
+        f"cannot write none/report.html: There is no directory {cli.directory}/none"
+    )
+    assert cli.sentence(*run, "in.json") == "in.json is both input and output"
+    assert cli.sentence("-p", "upper", "in.json", "-o", "x.json", "--report", "x.json") == (
+        "x.json is given as --report and as another output"
+    )
+    cli.path("closed").mkdir()
+    cli.path("closed").chmod(0o555)
+    assert cli.sentence(*run, "closed/a.json", preexec_fn=drop_root) == (
+        "cannot write closed/a.json: Permission denied"
+    )
+    cli.path("closed").chmod(0o755)
+    assert sorted(os.listdir(cli.directory)) == ["closed", "in.json", "plug.py"]
+
+
+def test_a_report_that_fails_at_the_end(cli: Cli) -> None:
+    """The output is complete all the same; the sentence and the status tell."""
+    sentence = cli.sentence(
+        *("-p", "upper", "-o", "out", "--report", "report.json"),
+        stdin=b"a\n",
+        status=1,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000)),
+    )
+    assert sentence == "no report: cannot write report.json: File too large"
+    assert cli.read("out") == b"A\n"
+    assert sorted(os.listdir(cli.directory)) == ["out", "plug.py"]
+
+
 # Files that cannot be used
 
 
