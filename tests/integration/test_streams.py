@@ -9,7 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import PLUGINS, VALUES
 
-from dataflare.config import BatchConfig, MemoryPoolConfig, PluginManagerConfig
+from dataflare.config import (
+    BatchConfig,
+    FailureRecoveryConfig,
+    MemoryPoolConfig,
+    PluginManagerConfig,
+)
 from dataflare.errors import (
     PluginConfigurationError,
     PluginError,
@@ -365,7 +370,11 @@ def test_what_comes_out_does_not_depend_on_the_batches(
         max_batch_bytes=max_bytes,
     )
     pool = MemoryPoolConfig(max_large_buffers=2, max_huge_buffers=1)
-    configuration = PluginManagerConfig(memory_pool_config=pool, batch_config=config)
+    configuration = PluginManagerConfig(
+        memory_pool_config=pool,
+        batch_config=config,
+        failure_recovery=FailureRecoveryConfig(circuit_breaker_threshold=1),
+    )
     batch = backend.RecordBatch.from_values(values)
     with backend.PluginManager(configuration) as manager:
         manager.register_plugin("x", plugin.build(backend))
