@@ -46,6 +46,10 @@ def has_gil() -> bool:
     return True if enabled is None else bool(enabled())
 
 
+class _DiedError(BaseException):
+    """Ends a thread in the place of what struck it, which the batch has, without its frames."""
+
+
 class _Job(Generic[_Part, _Outcome]):
     """The parts of one batch.
 
@@ -59,6 +63,7 @@ class _Job(Generic[_Part, _Outcome]):
         parts: Sequence[_Part],
         lost: Callable[[_Part, PluginError], _Outcome],
     ) -> None:
+        self._caller = threading.current_thread()
         self._function = function
         self._lost = lost
         self._parts = parts
@@ -95,8 +100,11 @@ class _Job(Generic[_Part, _Outcome]):
             self._finish(index, None)
         except BaseException as error:
             # Meant for this thread: to the batch it is a thread that died.
+            if threading.current_thread() is self._caller:
+                self._finish(index, None)
+                raise
             self._finish(index, self._death(index, error))
-            raise
+            raise _DiedError(type(error).__name__) from None
         else:
             self._finish(index, outcome)
 
@@ -128,6 +136,8 @@ class _Job(Generic[_Part, _Outcome]):
         """Wait for the parts that other threads took; the caller has none any more."""
         me = threading.current_thread()
         while not self._all_done.acquire(timeout=LOOK_AFTER):
+            if len(self._done) >= self._count:  # whoever was to say so did not come to it
+                return
             at_work = {thread for thread in list(self._inside) if thread.is_alive()} - {me}
             for index in set(range(self._count)) - set(self._done) - set(self._todo):
                 taker = self._taken.get(index)
@@ -268,6 +278,7 @@ def _work(jobs: queue.SimpleQueue[_Job[Any, Any] | None]) -> None:
         try:
             job.work()
         except BaseException as error:
-            _logger.error("a worker thread died: %s", type(error).__name__)
+            died = isinstance(error, _DiedError)
+            _logger.error("a worker thread died: %s", error if died else type(error).__name__)
             return
         del job  # it holds the batch
