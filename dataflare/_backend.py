@@ -33,6 +33,7 @@ __all__ = [
     "Upper",
     "backend",
     "filter_plugin",
+    "is_inside",
     "map_plugin",
     "plugin_name",
     "run_batch",
@@ -75,7 +76,7 @@ if TYPE_CHECKING or backend == "cython":
         from dataflare._compiled.pool import Buffer, MemoryPool
         from dataflare._compiled.record import PluginRecord, PluginResult
         from dataflare._compiled.result import BatchResult
-        from dataflare._compiled.runner import PluginRunner
+        from dataflare._compiled.runner import PluginRunner, is_inside
     except ImportError as error:
         raise ImportError(
             f"DataFlare's compiled backend cannot be loaded ({error}): install the package again, "
@@ -110,4 +111,4 @@ else:
     from dataflare._pure.pool import Buffer, MemoryPool
     from dataflare._pure.record import PluginRecord, PluginResult
     from dataflare._pure.result import BatchResult
-    from dataflare._pure.runner import PluginRunner
+    from dataflare._pure.runner import PluginRunner, is_inside

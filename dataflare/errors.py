@@ -89,6 +89,10 @@ class PluginTimeoutError(PluginError, TimeoutError):
     """A plugin took longer than it may."""
 
 
+TOO_LATE = "the batch reached its time limit before this record"
+"""What the `PluginTimeoutError` of a record says that the engine did not begin."""
+
+
 class PluginMemoryError(PluginError, BufferError):
     """A buffer of a memory pool was used in a way that is not allowed."""
 

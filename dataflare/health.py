@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from dataflare._backend import DataFlarePlugin, MemoryPool
-from dataflare.errors import UnhealthyError
+from dataflare.errors import UnhealthyError, sentence_of
 from dataflare.service import PluginService
 from dataflare.types import CircuitState, PluginState, PoolStats
 from dataflare.workers import Workers
@@ -108,11 +108,15 @@ class Probes:
     share the answer.
     """
 
+    # Invariant: `_open` has the questions of which nobody took note yet that they are answered.
+
     def __init__(self) -> None:
-        self._asked: dict[int, _Question] = {}
+        self._open: dict[int, _Question] = {}
+        self._answered = threading.Condition()
+        self._closed = False
 
     def check(self, services: Mapping[str, PluginService], timeout: float) -> dict[str, PartHealth]:
-        """Ask the plugins of these services.
+        """Ask the plugins of these services, and their fallbacks and plugins for dead letters.
 
         Parameters
         ----------
@@ -124,55 +128,82 @@ class Probes:
         -------
         dict of str to PartHealth
         """
-        asked = {
-            name: [self._ask(plugin) for plugin in service.instances]
-            for name, service in services.items()
-        }
-        until = time.monotonic() + timeout
-        for questions in asked.values():
-            for question in questions:
-                question.thread.join(max(min(until - time.monotonic(), threading.TIMEOUT_MAX), 0))
+        with self._answered:
+            self._open = {key: each for key, each in self._open.items() if not each.is_answered}
+            asked = {
+                name: (
+                    [self._ask(plugin) for plugin in service.instances],
+                    [self._ask(plugin) for plugin in service.helpers],
+                )
+                for name, service in services.items()
+            }
+            questions = [question for pair in asked.values() for part in pair for question in part]
+            self._answered.wait_for(
+                lambda: self._closed or all(question.is_answered for question in questions),
+                min(timeout, threading.TIMEOUT_MAX),
+            )
         return {
-            name: _verdict(services[name], [self._answer(question) for question in questions])
-            for name, questions in asked.items()
+            name: _verdict(
+                services[name],
+                [question.complaint() for question in own],
+                [question.complaint() for question in helpers],
+            )
+            for name, (own, helpers) in asked.items()
         }
 
     def _ask(self, plugin: DataFlarePlugin) -> _Question:
-        question = self._asked.get(id(plugin))
-        if question is None or not question.thread.is_alive():
-            question = self._asked[id(plugin)] = _Question(plugin)
-            question.thread.start()
+        question = self._open.get(id(plugin))
+        if question is None:
+            question = self._open[id(plugin)] = _Question(plugin, self._answered)
+            question.begin()
         return question
 
-    def _answer(self, question: _Question) -> str | None:
-        """What is wrong, or None."""
-        if question.thread.is_alive():
-            waited = time.monotonic() - question.asked
-            return f"its health check has not answered for {waited:.3g} s"
-        if self._asked.get(id(question.plugin)) is question:
-            del self._asked[id(question.plugin)]
-        return question.complaint
+    def close(self) -> None:
+        """Wait for no answer any more."""
+        with self._answered:
+            self._closed = True
+            self._answered.notify_all()
 
 
 class _Question:
     """One call of `health_check`."""
 
-    def __init__(self, plugin: DataFlarePlugin) -> None:
-        self.plugin = plugin
-        self.asked = time.monotonic()
-        self.complaint: str | None = None
-        self.thread = threading.Thread(target=self._run, name="dataflare-health", daemon=True)
+    def __init__(self, plugin: DataFlarePlugin, answered: threading.Condition) -> None:
+        self._plugin = plugin
+        self._answered = answered
+        self._asked = time.monotonic()
+        self._answer: str | None = None
+        self.is_answered = False
+
+    def begin(self) -> None:
+        try:
+            threading.Thread(target=self._run, name="dataflare-health", daemon=True).start()
+        except RuntimeError as error:  # no more threads
+            self._answer = f"it could not be asked: {error}"
+            self.is_answered = True
 
     def _run(self) -> None:
         try:
-            fit = self.plugin.health_check()
+            fit = self._plugin.health_check()
+            answer = None if fit else "its health check says that it is not fit for work"
         except BaseException as error:  # in a thread of its own, it ends here
-            self.complaint = f"its health check failed: {type(error).__name__}: {error}"
-        else:
-            self.complaint = None if fit else "its health check says that it is not fit for work"
+            answer = f"its health check failed: {sentence_of(error)}"
+        with self._answered:
+            self._answer = answer
+            self.is_answered = True
+            self._answered.notify_all()
+
+    def complaint(self) -> str | None:
+        """What is wrong, or None."""
+        if self.is_answered:
+            return self._answer
+        waited = time.monotonic() - self._asked
+        return f"its health check has not answered for {waited:.3g} s"
 
 
-def _verdict(service: PluginService, complaints: list[str | None]) -> PartHealth:
+def _verdict(
+    service: PluginService, complaints: list[str | None], of_helpers: list[str | None]
+) -> PartHealth:
     wrong = [complaint for complaint in complaints if complaint is not None]
     state = service.breaker.state
     if wrong:
@@ -190,6 +221,11 @@ def _verdict(service: PluginService, complaints: list[str | None]) -> PartHealth
     broken = [p for p in service.instances if DataFlarePlugin.get_state(p) is PluginState.ERROR]
     if broken:
         return PartHealth(Verdict.UNHEALTHY, "it is in the state ERROR")
+    for complaint in of_helpers:
+        if complaint is not None:
+            return PartHealth(
+                Verdict.DEGRADED, f"of its fallback or plugin for dead letters: {complaint}"
+            )
     return PartHealth(Verdict.HEALTHY, "it is fit for work")
 
 

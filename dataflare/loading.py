@@ -76,7 +76,19 @@ def make_plugin(plugin: object) -> DataFlarePlugin:
             f"the plugin {plugin.info().name!r} was written for API version {wanted}, "
             f"this DataFlare has version {API_VERSION}"
         )
+    _check_retryable_errors(plugin)
     return plugin
+
+
+def _check_retryable_errors(plugin: DataFlarePlugin) -> None:
+    kinds: object = plugin.retryable_errors
+    if not isinstance(kinds, tuple) or not all(
+        isinstance(kind, type) and issubclass(kind, BaseException) for kind in kinds
+    ):
+        raise PluginConfigurationError(
+            f"retryable_errors of the plugin {plugin.info().name!r} must be a tuple of exception "
+            f"types, not {kinds!r}"
+        )
 
 
 def _call(factory: object) -> DataFlarePlugin:

@@ -4,7 +4,9 @@ Locking
 -------
 ``_lock`` guards the registry's changes; looking a name up needs none, because a dictionary is read
 in one step. A plugin is guarded by its runner, which lets in as many calls as it has slots. The
-manager's lock is never held while a plugin's code runs, so a plugin may call its manager.
+manager's lock is never held while a plugin's code runs, so a plugin may call its manager. What is
+called inside a plugin does not wait for the end of other calls: what is to follow that end is done
+by whoever leaves last.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from dataflare._backend import (
     PluginResult,
     PluginRunner,
     RecordBatch,
+    is_inside,
     set_state,
 )
 from dataflare.batching import as_batch
@@ -38,14 +41,15 @@ from dataflare.errors import (
     PluginInitializationError,
     RunnerStoppedError,
     UnknownPluginError,
+    sentence_of,
 )
 from dataflare.health import HealthReport, Probes, Verdict, check_pool, check_workers
 from dataflare.loading import make_plugin
 from dataflare.metrics import PluginHistograms, PluginMetrics
 from dataflare.monitor import Monitor, PluginStatus, Sample, SystemStatus, Totals
-from dataflare.recovery import DeadLetterSink
+from dataflare.recovery import SHARED_SLOTS, DeadLetterSink
 from dataflare.report import ReportFile
-from dataflare.service import PluginService
+from dataflare.service import PluginService, each_once
 from dataflare.streams import run_stream
 from dataflare.types import PluginState, PoolStats
 from dataflare.workers import Workers
@@ -54,9 +58,6 @@ __all__ = ["PluginManager"]
 
 _logger = logging.getLogger("dataflare.manager")
 _managers: weakref.WeakSet[PluginManager] = weakref.WeakSet()
-
-SHARED_SLOTS = 32
-"""Calls that run a thread-safe instance at the same time, at most."""
 
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
@@ -92,8 +93,9 @@ class PluginManager:
         self._monitor = Monitor(config.max_samples)
         self._probes = Probes()
         self._last_health: HealthReport | None = None
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._services: dict[str, PluginService] = {}
+        self._claimed: dict[int, DataFlarePlugin] = {}  # every instance that is not cleaned up yet
         self._began = time.monotonic()
         self._closed = False
         _managers.add(self)
@@ -136,7 +138,8 @@ class PluginManager:
         fallback : DataFlarePlugin, class, callable or str, optional
             Processes the records that the plugin fails at, and all while its circuit is open.
         dead_letters : callable, path, or DataFlarePlugin, optional
-            Gets the records that failed for good; see `DeadLetter`.
+            Gets the records that failed for good; see `DeadLetter`. A callable is called in the
+            thread whose record failed, a file gets a line of JSON for each.
 
         Raises
         ------
@@ -154,7 +157,7 @@ class PluginManager:
         self._check(name)
         if name in self._services:
             raise DuplicatePluginError(f"a plugin {name!r} is registered already", plugin=name)
-        sink = None if dead_letters is None else DeadLetterSink(dead_letters)
+        sink = None if dead_letters is None else DeadLetterSink(dead_letters, self.pool)
         started: list[DataFlarePlugin] = []
         try:
             slots = self._start(name, plugin, config, started)
@@ -215,19 +218,20 @@ class PluginManager:
         started: list[DataFlarePlugin] = []
         try:
             slots = self._start(name, plugin, config, started)
+            old = None
+            while old is None:
+                service = self._service(name)  # unless it was unregistered meanwhile
+                new = service.make_runner(slots)
+                with self._lock:
+                    if self._services.get(name) is service:
+                        old = service.replace(new)
         except BaseException:
             self._stop(name, started)
             raise
-        with self._lock:
-            service = self._services.get(name)
-            old = None if service is None else service.replace(slots)
-        if old is None:  # unregistered by another thread, in the meantime
-            self._stop(name, started)
-            raise _unknown(name)
         if self._debug:
             _logger.debug("replaced the plugin %r", name)
-        retired = list(dict.fromkeys(old.plugins))
-        old.stop(lambda: self._stop(name, retired))
+        retired = each_once(old.plugins)
+        service.retire(old, lambda: self._stop(name, retired))
 
     def unregister_plugin(self, name: str) -> None:
         """Take a plugin out of service and clean it up, once the calls that are running have ended.
@@ -289,7 +293,8 @@ class PluginManager:
         UnknownPluginError
             No plugin of that name is registered.
         """
-        self._service(name).runner.enabled = True
+        with self._lock:  # it could be replaced in between
+            self._service(name).runner.enabled = True
 
     def disable_plugin(self, name: str) -> None:
         """Let a plugin raise `PluginDisabledError` until it is enabled again.
@@ -303,7 +308,8 @@ class PluginManager:
         UnknownPluginError
             No plugin of that name is registered.
         """
-        self._service(name).runner.enabled = False
+        with self._lock:
+            self._service(name).runner.enabled = False
 
     def process_record(self, name: str, record: PluginRecord) -> PluginResult:
         """Run a plugin on one record.
@@ -429,6 +435,8 @@ class PluginManager:
         PluginMetrics or None
             None if there is no plugin of that name.
         """
+        if not isinstance(name, str):
+            raise TypeError(f"the name of a plugin must be str, not {type(name).__name__}")
         service = self._services.get(name)
         return None if service is None else _metrics_of(service)
 
@@ -585,19 +593,23 @@ class PluginManager:
     def close(self) -> None:
         """End the threads, clean every plugin up and close the pool; closing twice is fine.
 
-        Calls that are running end first. Results stay valid.
+        Calls that are running end first; inside a plugin this does not wait for them. Results stay
+        valid.
         """
         with self._lock:
             self._closed = True
             services = self._services
             self._services = {}
+        for service in services.values():
+            service.warn()
         with ExitStack() as stack:  # an interrupt in one of these does not spare the others
             stack.callback(self.pool.close)
             if self._workers is not None:
-                stack.callback(self._workers.close)
+                stack.callback(self._workers.close, wait=not is_inside())
             for service in reversed(services.values()):
                 stack.callback(self._retire, service)
-            stack.callback(self._monitor.stop)
+            stack.callback(self._monitor.stop, wait=not is_inside())
+            stack.callback(self._probes.close)
         if self._debug:
             _logger.debug("closed the manager")
 
@@ -615,6 +627,13 @@ class PluginManager:
         if service is None:
             raise _unknown(name)
         return service
+
+    def _runner(self, name: str) -> PluginRunner:
+        try:
+            service = self._services.get(name)
+        except TypeError:  # not even hashable
+            service = None
+        return (service or self._service(name)).runner
 
     def _is_current(self, name: str, runner: PluginRunner) -> bool:
         service = self._services.get(name)
@@ -651,21 +670,24 @@ class PluginManager:
     ) -> DataFlarePlugin:
         if config is not None and not isinstance(config, Mapping):
             raise TypeError(f"the configuration must be a mapping, not {type(config).__name__}")
-        services = self._services.copy().values()
-        if any(instance is each for service in services for each in service.instances):
-            raise DuplicatePluginError(
-                "this plugin instance is registered already: register another one", plugin=name
-            )
+        with self._lock:
+            if id(instance) in self._claimed:
+                raise DuplicatePluginError(
+                    "this plugin instance is registered already: register another one", plugin=name
+                )
+            self._claimed[id(instance)] = instance
         if self._debug:
             _logger.debug("initializing the plugin %r", name)
         set_state(instance, PluginState.INITIALIZING)
         try:
             instance.initialize(MappingProxyType({} if config is None else config))
-        except Exception as error:
+        except BaseException as error:
             set_state(instance, PluginState.ERROR)
+            del self._claimed[id(instance)]
+            if not isinstance(error, Exception):
+                raise
             raise PluginInitializationError(
-                f"the plugin {name!r} failed to initialize: {type(error).__name__}: {error}",
-                plugin=name,
+                f"the plugin {name!r} failed to initialize: {sentence_of(error)}", plugin=name
             ) from error
         set_state(instance, PluginState.READY)
         started.append(instance)
@@ -680,17 +702,15 @@ class PluginManager:
         )
 
     def _retire(self, service: PluginService) -> None:
-        plugins = service.instances
-        if service.fallback is not None:
-            plugins.append(service.fallback)
+        plugins = service.instances + service.helpers
         sink = service.dead_letters
-        if sink is not None and sink.plugin is not None:
-            plugins.append(sink.plugin)
 
         def at_end() -> None:
-            self._stop(service.name, plugins)
-            if sink is not None:
-                sink.close()
+            try:
+                self._stop(service.name, plugins)
+            finally:
+                if sink is not None:
+                    sink.close()
 
         service.end(at_end)
 
@@ -702,17 +722,19 @@ class PluginManager:
     def _stop_one(self, name: str, plugin: DataFlarePlugin) -> None:
         if self._debug:
             _logger.debug("cleaning the plugin %r up", name)
+        ended = PluginState.ERROR
         try:
             plugin.cleanup()
+            ended = PluginState.STOPPED
         except Exception:
-            set_state(plugin, PluginState.ERROR)
             _logger.exception("cleaning the plugin %r up failed", name)
-        else:
-            set_state(plugin, PluginState.STOPPED)
+        finally:
+            set_state(plugin, ended)
+            self._claimed.pop(id(plugin), None)
 
     def _after_fork(self) -> None:
         """In the child of a fork, where other threads are gone."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._probes = Probes()
         for service in self._services.values():
             service.after_fork()

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from dataflare._backend import DataFlarePlugin, Histogram, MemoryPool
+from dataflare._backend import DataFlarePlugin, Histogram, MemoryPool, PluginCounters
 from dataflare.service import PluginService
 from dataflare.types import CircuitState, PluginState, PoolStats
 
@@ -159,6 +159,7 @@ class SystemStatus:
 class _Before:
     """What was counted at the sample before."""
 
+    counters: PluginCounters
     taken: float
     records: int = 0
     batches: int = 0
@@ -184,8 +185,8 @@ class Monitor:
     def __init__(self, max_samples: int) -> None:
         self._samples: deque[Sample] = deque(maxlen=max_samples)
         self._before: dict[str, _Before] = {}
-        self._lock = threading.Lock()
-        self._began = time.monotonic()
+        self._lock = threading.RLock()
+        self._taken = time.monotonic()  # the latest sample
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -211,14 +212,18 @@ class Monitor:
             for name in self._before.keys() - services.keys():
                 del self._before[name]
             plugins = {name: self._look_at(name, services[name], now) for name in services}
+            self._taken = now
             sample = Sample(time.time(), plugins, pool.get_stats())
             self._samples.append(sample)
         return sample
 
     def _look_at(self, name: str, service: PluginService, now: float) -> PluginSample:
         counters = service.counters
-        before = self._before.get(name) or _Before(self._began)
+        before = self._before.get(name)
+        if before is None or before.counters is not counters:  # registered since
+            before = _Before(counters, self._taken)
         after = _Before(
+            counters,
             now,
             counters.records,
             counters.batches,
@@ -284,16 +289,22 @@ class Monitor:
         """bool: Whether its thread is."""
         return self._thread is not None and self._thread.is_alive()
 
-    def stop(self) -> None:
-        """End the thread."""
+    def stop(self, wait: bool = True) -> None:
+        """End the thread.
+
+        Parameters
+        ----------
+        wait : bool
+            Whether to return only when it has ended.
+        """
         self._stop.set()
         thread = self._thread
-        if thread is not None and thread is not threading.current_thread():
+        if wait and thread is not None and thread is not threading.current_thread():
             thread.join()
 
     def after_fork(self) -> bool:
         """In the child of a fork, where the thread is gone; whether there was one."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._stop = threading.Event()
         watched, self._thread = self._thread, None
         return watched is not None

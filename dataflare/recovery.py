@@ -9,18 +9,34 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from dataflare._backend import DataFlarePlugin, PluginCounters, PluginRecord
+from dataflare._backend import (
+    DataFlarePlugin,
+    MemoryPool,
+    PluginCounters,
+    PluginRecord,
+    PluginRunner,
+)
 from dataflare.config import FailureRecoveryConfig
 from dataflare.errors import PluginError
 from dataflare.types import CircuitState
 
-__all__ = ["CircuitBreaker", "DeadLetter", "DeadLetterSink", "is_retryable", "retry_delay"]
+__all__ = [
+    "SHARED_SLOTS",
+    "CircuitBreaker",
+    "DeadLetter",
+    "DeadLetterSink",
+    "is_retryable",
+    "retry_delay",
+]
 
 _logger = logging.getLogger("dataflare.recovery")
+
+SHARED_SLOTS = 32
+"""Calls that run a thread-safe instance at the same time, at most."""
 
 
 def is_retryable(error: PluginError, plugin: DataFlarePlugin) -> bool:
@@ -35,10 +51,13 @@ def is_retryable(error: PluginError, plugin: DataFlarePlugin) -> bool:
     plugin : DataFlarePlugin
     """
     raised = [error] if error.__cause__ is None else [error, error.__cause__]
-    return any(
-        getattr(each, "retryable", False) or isinstance(each, plugin.retryable_errors)
-        for each in raised
-    )
+    try:
+        return any(
+            getattr(each, "retryable", False) or isinstance(each, plugin.retryable_errors)
+            for each in raised
+        )
+    except Exception:  # an author's property: what cannot say that it is retryable is not
+        return False
 
 
 def retry_delay(
@@ -64,7 +83,7 @@ def retry_delay(
         ``max_retry_interval``.
     """
     wait = config.retry_interval * 2.0 ** min(attempt - 1, 60)
-    return min(wait * (0.5 + draw()), config.max_retry_interval)
+    return min(wait * (0.5 + draw()), config.max_retry_interval, threading.TIMEOUT_MAX)
 
 
 class CircuitBreaker:
@@ -86,7 +105,8 @@ class CircuitBreaker:
         Seconds, monotonic.
     """
 
-    # Invariant: `_opened` is when the circuit last opened; nobody but the prober leaves HALF_OPEN.
+    # Invariants: `_opened` is when the circuit last opened; while it is HALF_OPEN, `_prober` is the
+    # thread that probes, and nobody but it and `reset` changes that.
 
     def __init__(
         self,
@@ -99,9 +119,11 @@ class CircuitBreaker:
         self._counters = counters
         self._on_change = on_change
         self._clock = clock
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal's handler may fail, too
         self._state = CircuitState.CLOSED
         self._opened = 0.0
+        self._prober = 0
+        self._minimum = min(config.circuit_breaker_minimum, config.circuit_breaker_window)
         self.times_opened = 0
 
     @property
@@ -123,7 +145,7 @@ class CircuitBreaker:
             records = self._counters.window_records
             if (
                 self._state is CircuitState.CLOSED
-                and records >= self._config.circuit_breaker_minimum
+                and records >= self._minimum
                 and self._counters.window_failed > self._config.circuit_breaker_threshold * records
             ):
                 self._open()
@@ -133,14 +155,25 @@ class CircuitBreaker:
         with self._lock:
             if self._state is not CircuitState.OPEN or self.retry_after > 0:
                 return False
+            self._prober = threading.get_ident()
             self._change(CircuitState.HALF_OPEN)
             return True
 
-    def probe_ended(self, worked: bool) -> None:
-        """Close the circuit, or open it again."""
+    def probe_ended(self, worked: bool | None) -> None:
+        """Close the circuit, or open it again.
+
+        Parameters
+        ----------
+        worked : bool or None
+            None if the plugin was not called after all: then the next caller may probe it.
+        """
         with self._lock:
+            if self._state is not CircuitState.HALF_OPEN or self._prober != threading.get_ident():
+                return  # it was reset meanwhile: what was probed is not what is behind it now
             if worked:
                 self._close()
+            elif worked is None:
+                self._change(CircuitState.OPEN)
             else:
                 self._open()
 
@@ -163,8 +196,10 @@ class CircuitBreaker:
         self._on_change(state)
 
     def after_fork(self) -> None:
-        """In the child of a fork, where a lock may be held by none."""
-        self._lock = threading.Lock()
+        """In the child of a fork, where a lock may be held by none, and the prober gone."""
+        self._lock = threading.RLock()
+        if self._state is CircuitState.HALF_OPEN and self._prober != threading.get_ident():
+            self._change(CircuitState.OPEN)
 
 
 @dataclass(frozen=True)
@@ -209,7 +244,7 @@ class DeadLetter:
             if getattr(self.record, name):
                 letter[name] = getattr(self.record, name)
         if self.record.metadata:
-            letter["metadata"] = dict(self.record.metadata)
+            letter["metadata"] = {str(key): entry for key, entry in self.record.metadata.items()}
         letter |= {
             "failed_in": self.error.plugin,
             "error": self.error.message,
@@ -229,7 +264,6 @@ def as_text(name: str, value: bytes) -> dict[str, object]:
 
 class _Sink(Protocol):
     def deliver(self, letter: DeadLetter) -> None: ...
-    def flush(self) -> None: ...
     def close(self) -> None: ...
 
 
@@ -240,24 +274,24 @@ class _CallableSink:
     def deliver(self, letter: DeadLetter) -> None:
         self._function(letter)
 
-    def flush(self) -> None:
-        pass
-
     def close(self) -> None:
         pass
 
 
 class _FileSink:
-    """A line of JSON for each letter, appended to a file."""
+    """A line of JSON for each letter, appended to a file.
+
+    Each line is handed to the operating system at once and whole, so that neither a crash nor a
+    fork can lose or double it, and lines of several processes do not mix.
+    """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 - closed by `close`
+        self._file = open(path, "ab", buffering=0)  # noqa: SIM115 - closed by `close`
 
     def deliver(self, letter: DeadLetter) -> None:
-        self._file.write(letter.to_json() + "\n")
-
-    def flush(self) -> None:
-        self._file.flush()
+        line = letter.to_json().encode("utf-8", "backslashreplace") + b"\n"
+        while line:
+            line = line[self._file.write(line) :]
 
     def close(self) -> None:
         self._file.close()
@@ -266,8 +300,10 @@ class _FileSink:
 class _PluginSink:
     """A plugin that gets the record, with what happened as metadata."""
 
-    def __init__(self, plugin: DataFlarePlugin) -> None:
-        self._plugin = plugin
+    def __init__(self, plugin: DataFlarePlugin, pool: MemoryPool) -> None:
+        self._runner = PluginRunner(
+            (plugin,) * SHARED_SLOTS if plugin.thread_safe else (plugin,), pool
+        )
 
     def deliver(self, letter: DeadLetter) -> None:
         record = letter.record
@@ -277,7 +313,7 @@ class _PluginSink:
             "dataflare.error": letter.error.message,
             "dataflare.attempts": letter.attempts,
         }
-        result = self._plugin.process(
+        self._runner.attempt_record(
             PluginRecord(
                 record.value,
                 key=record.key,
@@ -287,14 +323,12 @@ class _PluginSink:
                 offset=record.offset,
             )
         )
-        if result.is_error:
-            raise PluginError(str(result.message), code=result.code)
-
-    def flush(self) -> None:
-        pass
 
     def close(self) -> None:
         pass
+
+    def after_fork(self) -> None:
+        self._runner.after_fork()
 
 
 class DeadLetterSink:
@@ -303,9 +337,11 @@ class DeadLetterSink:
     Parameters
     ----------
     target : callable, path, or DataFlarePlugin
-        A callable gets each `DeadLetter`. A file gets a line of JSON for each. A plugin gets the
-        record, with ``dataflare.plugin``, ``dataflare.index``, ``dataflare.error`` and
-        ``dataflare.attempts`` in its metadata.
+        A callable gets each `DeadLetter`, from the thread whose record failed. A file gets a line
+        of JSON for each. A plugin gets the record, with ``dataflare.plugin``, ``dataflare.index``,
+        ``dataflare.error`` and ``dataflare.attempts`` in its metadata.
+    pool : MemoryPool
+        Where a plugin's output is written.
 
     Raises
     ------
@@ -315,12 +351,13 @@ class DeadLetterSink:
         The file cannot be written.
     """
 
-    def __init__(self, target: object) -> None:
+    # No lock is held while the target is called: it may use the manager, and fail at a record.
+
+    def __init__(self, target: object, pool: MemoryPool) -> None:
         self.plugin = target if isinstance(target, DataFlarePlugin) else None
-        self._lock = threading.RLock()  # what it calls may fail at a record of its own
         self._sink: _Sink
         if isinstance(target, DataFlarePlugin):
-            self._sink = _PluginSink(target)
+            self._sink = _PluginSink(target, pool)
         elif isinstance(target, str | os.PathLike):
             self._sink = _FileSink(target)
         elif callable(target):
@@ -330,37 +367,26 @@ class DeadLetterSink:
                 f"dead letters go to a callable, a path or a plugin, not {type(target).__name__}"
             )
 
-    def deliver(self, letters: Iterable[DeadLetter]) -> int:
-        """Hand letters over, one by one.
+    def deliver(self, letter: DeadLetter) -> bool:
+        """Hand a letter over.
 
         Returns
         -------
-        int
-            How many were accepted; why others were not is in the log.
+        bool
+            Whether it was accepted; why it was not is in the log.
         """
-        accepted = 0
-        with self._lock:
-            for letter in letters:
-                try:
-                    self._sink.deliver(letter)
-                except Exception:
-                    _logger.exception(
-                        "a dead letter of the plugin %r was not accepted", letter.plugin
-                    )
-                else:
-                    accepted += 1
-            try:
-                self._sink.flush()
-            except OSError:
-                _logger.exception("dead letters were not written")
-                return 0
-        return accepted
+        try:
+            self._sink.deliver(letter)
+        except Exception:
+            _logger.exception("a dead letter of the plugin %r was not accepted", letter.plugin)
+            return False
+        return True
 
     def close(self) -> None:
         """No more letters will come."""
-        with self._lock:
-            self._sink.close()
+        self._sink.close()
 
     def after_fork(self) -> None:
-        """In the child of a fork, where a lock may be held by none."""
-        self._lock = threading.RLock()
+        """In the child of a fork, where the calls of other threads are gone."""
+        if isinstance(self._sink, _PluginSink):
+            self._sink.after_fork()

@@ -16,11 +16,13 @@ import itertools
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TypeVar
 
 from dataflare._backend import (
     BatchResult,
+    Chain,
     DataFlarePlugin,
     MemoryPool,
     PluginCounters,
@@ -32,8 +34,16 @@ from dataflare._backend import (
     set_state,
 )
 from dataflare.config import FailureRecoveryConfig
-from dataflare.errors import CircuitOpenError, PluginError, RunnerStoppedError
+from dataflare.errors import (
+    TOO_LATE,
+    CircuitOpenError,
+    PluginError,
+    PluginProcessingError,
+    PluginTimeoutError,
+    sentence_of,
+)
 from dataflare.recovery import (
+    SHARED_SLOTS,
     CircuitBreaker,
     DeadLetter,
     DeadLetterSink,
@@ -47,6 +57,9 @@ __all__ = ["PluginService"]
 
 _logger = logging.getLogger("dataflare.recovery")
 _T = TypeVar("_T")
+
+LONGEST_TIMEOUT = 1 << 62
+"""Nanoseconds; a deadline so far away still is a number of 64 bits."""
 
 
 class PluginService:
@@ -68,7 +81,8 @@ class PluginService:
     """
 
     # Invariants: `runner` is the one that takes calls; whoever replaces it stops the old one
-    # afterwards. What is read here without a lock is replaced as a whole.
+    # afterwards, and it is in `_former` until its last call has ended. What is read here without a
+    # lock is replaced as a whole.
 
     def __init__(
         self,
@@ -89,14 +103,25 @@ class PluginService:
         self.breaker = CircuitBreaker(config, self.counters, self._circuit_changed)
         self._pool = pool
         self._workers = workers
-        self._ending = threading.Event()
-        self._fallback_runner = PluginRunner((fallback,), pool) if fallback is not None else None
-        self.runner = self._make_runner(plugins)
+        self._ending = False
+        self._wake = threading.Event()  # set when waiting between attempts is of no use any more
+        self._former: list[PluginRunner] = []
+        self._lock = threading.RLock()
+        self._fallback_runner = (
+            None
+            if fallback is None
+            else PluginRunner(
+                (fallback,) * SHARED_SLOTS if fallback.thread_safe else (fallback,), pool
+            )
+        )
+        self.runner = self.make_runner(plugins)
 
-    def _make_runner(self, plugins: Sequence[DataFlarePlugin]) -> PluginRunner:
+    def make_runner(self, plugins: Sequence[DataFlarePlugin]) -> PluginRunner:
+        """What runs these instances, for this service or in the place of what it has."""
         runner = PluginRunner(plugins, self._pool, self.counters, self)
         if self.config.batch_timeout != float("inf"):
-            runner.timeout_ns = int(self.config.batch_timeout * 1e9)
+            timeout = min(self.config.batch_timeout * 1e9, LONGEST_TIMEOUT)
+            runner.timeout_ns = max(int(timeout), 1)
         runner.shares = (
             self._workers is not None
             and len(runner.plugins) > 1
@@ -107,176 +132,245 @@ class PluginService:
     @property
     def instances(self) -> list[DataFlarePlugin]:
         """list of DataFlarePlugin: The instances, each once."""
-        return list(dict.fromkeys(self.runner.plugins))
+        return each_once(self.runner.plugins)
 
-    def replace(self, plugins: Sequence[DataFlarePlugin]) -> PluginRunner:
-        """Let other instances take the calls from now on.
+    @property
+    def helpers(self) -> list[DataFlarePlugin]:
+        """list of DataFlarePlugin: The fallback, and the plugin that gets dead letters."""
+        sink = self.dead_letters
+        found = (self.fallback, None if sink is None else sink.plugin)
+        return [plugin for plugin in found if plugin is not None]
+
+    def replace(self, new: PluginRunner) -> PluginRunner:
+        """Let another runner take the calls from now on.
 
         Returns
         -------
         PluginRunner
-            The runner before, which the caller stops.
+            The runner before; `retire` must follow.
         """
-        new = self._make_runner(plugins)
-        new.enabled = self.runner.enabled
-        old, self.runner = self.runner, new
-        self.breaker.reset()
+        with self._lock:
+            new.enabled = self.runner.enabled
+            old, self.runner = self.runner, new
+            self._former.append(old)
+            self.breaker.reset()
+            wake, self._wake = self._wake, threading.Event()
+            wake.set()  # the next attempt is at another plugin
         return old
 
+    def retire(self, old: PluginRunner, at_end: Callable[[], object]) -> None:
+        """Stop a runner that was replaced."""
+
+        def ended() -> None:
+            with self._lock:
+                self._former.remove(old)
+            at_end()
+
+        old.stop(ended)
+
+    def warn(self) -> None:
+        """Wait no more between attempts: the end is near."""
+        with self._lock:
+            self._ending = True
+            self._wake.set()
+
     def end(self, at_end: Callable[[], object]) -> None:
-        """Take no more calls; waiting between attempts ends, too."""
-        self._ending.set()
-        self.runner.stop(at_end)
+        """Take no more calls; `at_end` is called when none is running any more."""
+        self.warn()
+        with self._lock:
+            runners = [*self._former, self.runner]
+        left = len(runners)
+
+        def one_ended() -> None:
+            nonlocal left
+            with self._lock:
+                left -= 1
+                last = left == 0
+            if last:
+                at_end()
+
+        for runner in runners:
+            runner.stop(one_ended)
 
     def exclusive_times(self) -> list[tuple[str, float]]:
         """Seconds that batches spent in each plugin alone: the members of a chain, or it itself."""
         times: list[tuple[str, float]] = []
         for plugin in self.instances:
-            measured = getattr(plugin, "exclusive_times", None)
-            if measured is None:
+            if not isinstance(plugin, Chain):
                 return [(plugin_name(plugin), self.counters.busy_ns / 1e9)]
-            now = measured()
-            times = [
-                (name, elapsed + before)
-                for (name, elapsed), (_, before) in zip(
-                    now, times or [("", 0.0)] * len(now), strict=True
-                )
-            ]
+            for place, (name, elapsed) in enumerate(plugin.exclusive_times()):
+                if place == len(times):
+                    times.append((name, 0.0))
+                times[place] = (times[place][0], times[place][1] + elapsed)
         return times
 
     # What the runner asks
 
     def record_failed(
-        self, record: PluginRecord, error: PluginError, elapsed_ns: int
+        self, record: PluginRecord, error: PluginError, size: int, elapsed_ns: int
     ) -> PluginResult:
         """Try again, let the fallback have it, or raise for good; counted here."""
         result = None
         attempts = 1
-        while self._may_retry(error, attempts):
-            attempts += 1
-            began = time.monotonic_ns()
-            try:
-                result = self._current(lambda runner: runner.attempt_record(record))
-                break
-            except PluginError as again:
-                error = again
-            finally:
+        with self._counted_if_interrupted(1, size):
+            while self._may_retry(error, attempts):
+                began = time.monotonic_ns()
+                try:
+                    result = self._current(lambda runner: runner.attempt_record(record))
+                except PluginError as again:
+                    error = again
+                else:
+                    if result is None:  # stopped or disabled meanwhile: it stays as it is
+                        break
+                attempts += 1
+                self.counters.count_recovery(retries=1)
                 elapsed_ns += time.monotonic_ns() - began
-        return self._settle(record, result, error, attempts, elapsed_ns)
+                if result is not None:
+                    break
+        return self._settle(record, result, error, attempts, size, elapsed_ns)
 
-    def record_refused(self, record: PluginRecord) -> PluginResult:
+    def record_refused(self, record: PluginRecord, size: int) -> PluginResult:
         """The circuit is open: probe it if it is time, else let the fallback have the record."""
         if not self.breaker.try_probe():
-            return self._settle(record, None, self._open_error(), 0, 0)
+            return self._settle(record, None, self._open_error(), 0, size, 0)
         began = time.monotonic_ns()
-        worked = False
+        worked: bool | None = False
+        result, failure = None, None
         try:
-            result = self._current(lambda runner: runner.attempt_record(record))
-            worked = True
-        except RunnerStoppedError:
-            raise
-        except PluginError as error:
-            return self._settle(record, None, error, 1, time.monotonic_ns() - began)
+            with self._counted_if_interrupted(1, size):
+                try:
+                    result = self._current(lambda runner: runner.attempt_record(record))
+                    worked = None if result is None else True
+                except PluginError as error:
+                    failure = error
         finally:
             self.breaker.probe_ended(worked)
-        return self._settle(record, result, None, 1, time.monotonic_ns() - began)
+        if worked is None:
+            self.runner.refuse()
+        return self._settle(record, result, failure, 1, size, time.monotonic_ns() - began)
 
-    def batch_failed(self, batch: RecordBatch, result: BatchResult) -> BatchResult:
+    def batch_failed(self, batch: RecordBatch, result: BatchResult, deadline: int) -> BatchResult:
         """Try what failed again, let the fallback have it, bury the rest; counted here."""
-        attempts = dict.fromkeys((index for index, _ in result.errors), 1)
-        waiting = self._retryable(result, attempts)
-        while waiting and self._pause(min(attempts[index] for index in waiting)):
-            self.counters.count_recovery(retries=len(waiting))
-            for index in waiting:
-                attempts[index] += 1
-            part = batch.take(waiting)
-            again = self._attempt_batch(part)
-            result = self._merge(batch, result, waiting, again)
-            waiting = self._retryable(result, attempts, set(waiting))
-        return self._conclude(batch, result, attempts)
+        attempts = {index: int(not _is_too_late(error)) for index, error in result.errors}
+        return self._recover(batch, result, attempts, deadline)
 
-    def batch_refused(self, batch: RecordBatch) -> BatchResult:
+    def batch_refused(self, runner: PluginRunner, batch: RecordBatch, deadline: int) -> BatchResult:
         """The circuit is open: probe it with the first record if it is time."""
-        if len(batch) and self.breaker.try_probe():
-            worked = False
-            head = batch[:1]
-            try:
-                probe = self._attempt_batch(head)
-                worked = not probe.errors
-            finally:
-                self.breaker.probe_ended(worked)
-            if len(batch) == 1:
-                return self._conclude(batch, probe, {0: 1})
-            first = self._conclude(head, probe, {0: 1})
-            rest = self.runner.process_batch(batch[1:])
-            result = BatchResult.joined(batch, [first, rest], self._pool)
-            result.processing_time = first.processing_time + rest.processing_time
-            return result
-        return self._conclude(batch, BatchResult.failed(batch, self._open_error()), {})
+        if not len(batch) or not self.breaker.try_probe():
+            return self._conclude(batch, BatchResult.failed(batch, self._open_error()), {})
+        parts = []
+        worked = False
+        try:
+            with self._counted_if_interrupted(len(batch), batch.nbytes):
+                probe = self._attempt(runner, batch[:1], deadline)
+                parts.append(probe)
+                worked = not probe.error_count
+        finally:
+            self.breaker.probe_ended(worked)
+        rest = batch[1:]
+        if len(rest):
+            with self._counted_if_interrupted(len(batch), batch.nbytes):
+                parts.append(
+                    self._attempt(runner, rest, deadline)
+                    if worked
+                    else BatchResult.failed(rest, self._open_error())
+                )
+        result = BatchResult.joined(batch, parts, self._pool)
+        result.processing_time = sum(part.processing_time for part in parts)
+        if not worked:
+            return self._conclude(batch, result, {0: 1})
+        return self.batch_failed(batch, result, deadline)
 
-    def large_batch(self, batch: RecordBatch) -> BatchResult:
+    def large_batch(self, runner: PluginRunner, batch: RecordBatch, deadline: int) -> BatchResult:
         """Share a batch out among threads; counted here."""
         assert self._workers is not None
         began = time.monotonic_ns()
-        runner = self.runner
-        deadline = began + runner.timeout_ns if runner.timeout_ns else 0
         count = min(self._workers.size, len(runner.plugins), len(batch))
         bounds = [len(batch) * i // count for i in range(count + 1)]
         parts = [batch[start:stop] for start, stop in itertools.pairwise(bounds)]
-        results = self._workers.run(
-            lambda part: self._current(lambda current: current.attempt_batch(part, deadline)),
-            parts,
-            BatchResult.failed,
-        )
-        result = BatchResult.joined(batch, results, self._pool)
+        with self._counted_if_interrupted(len(batch), batch.nbytes):
+            results = self._workers.run(
+                lambda part: _admitted(runner, part, deadline), parts, BatchResult.failed
+            )
+            result = BatchResult.joined(batch, results, self._pool)
         result.processing_time = (time.monotonic_ns() - began) / 1e9
+        if result.error_count:
+            return self.batch_failed(batch, result, deadline)
         runner.learn(len(batch), sum(part.processing_time for part in results))
-        if result.errors:
-            return self.batch_failed(batch, result)
         runner.count(batch, result)
         return result
 
     # Its parts
 
-    def _current(self, call: Callable[[PluginRunner], _T]) -> _T:
+    def _current(self, call: Callable[[PluginRunner], _T | None]) -> _T | None:
         """Call the runner that is in service, also when it is replaced meanwhile."""
         while True:
             runner = self.runner
-            try:
-                return call(runner)
-            except RunnerStoppedError:
-                if self.runner is runner:
-                    raise
+            outcome = call(runner)
+            if outcome is not None or self.runner is runner:
+                return outcome
 
-    def _attempt_batch(self, batch: RecordBatch) -> BatchResult:
+    @contextmanager
+    def _counted_if_interrupted(self, records: int, size: int) -> Iterator[None]:
+        """What is interrupted by more than the error of a record has failed."""
         try:
-            return self._current(lambda runner: runner.attempt_batch(batch))
-        except PluginError as error:  # stopped or disabled meanwhile
-            return BatchResult.failed(batch, error)
+            yield
+        except BaseException:
+            self.counters.observe(records, 0, 0, 0, records, size, 0, 0)
+            raise
 
-    def _may_retry(self, error: PluginError, attempts: int) -> bool:
+    @staticmethod
+    def _attempt(runner: PluginRunner, batch: RecordBatch, deadline: int) -> BatchResult:
+        """Part of a call that was let in; what fails as a whole fails for every record."""
+        try:
+            return _admitted(runner, batch, deadline)
+        except Exception as error:
+            return BatchResult.failed(batch, _as_plugin_error(error, runner.plugin))
+
+    def _may_retry(self, error: PluginError, attempts: int, deadline: int = 0) -> bool:
+        """Wait before the next attempt, if there may be one."""
         if attempts > self.config.max_retries or not is_retryable(error, self.runner.plugin):
             return False
-        if not self._pause(attempts):
-            return False
-        self.counters.count_recovery(retries=1)
-        return True
+        return self._pause(attempts, deadline)
 
-    def _retryable(
-        self, result: BatchResult, attempts: dict[int, int], among: set[int] | None = None
-    ) -> list[int]:
-        """The records that failed and may be tried again."""
+    def _pause(self, attempt: int, deadline: int) -> bool:
+        """Wait before the next attempt; False if it would come too late."""
+        delay = retry_delay(attempt, self.config)
+        if deadline and time.monotonic_ns() + delay * 1e9 >= deadline:
+            return False
+        self._wake.wait(delay)
+        return not self._ending
+
+    def _retryable(self, result: BatchResult, attempts: dict[int, int]) -> list[int]:
+        """The records that failed at the last attempt and may be tried again."""
+        most = self.config.max_retries
+        plugin = self.runner.plugin
         return [
             index
             for index, error in result.errors
-            if (among is None or index in among)
-            and attempts[index] <= self.config.max_retries
-            and is_retryable(error, self.runner.plugin)
+            if 0 < attempts.get(index, 0) <= most and is_retryable(error, plugin)
         ]
 
-    def _pause(self, attempt: int) -> bool:
-        """Wait before the next attempt; False if the plugin is going out of service."""
-        return not self._ending.wait(retry_delay(attempt, self.config))
+    def _recover(
+        self, batch: RecordBatch, result: BatchResult, attempts: dict[int, int], deadline: int
+    ) -> BatchResult:
+        with self._counted_if_interrupted(len(batch), batch.nbytes):
+            waiting = self._retryable(result, attempts)
+            while waiting and self._pause(attempts[waiting[0]], deadline):
+                part = batch.take(waiting)
+                try:
+                    again = self._current(lambda runner: runner.attempt_batch(part, deadline))  # noqa: B023
+                except Exception as error:
+                    again = BatchResult.failed(part, _as_plugin_error(error, self.runner.plugin))
+                if again is None:  # stopped or disabled meanwhile: it stays as it is
+                    break
+                self.counters.count_recovery(retries=len(waiting))
+                for index in waiting:
+                    attempts[index] += 1
+                result = self._merge(batch, result, waiting, again)
+                still = set(waiting)
+                waiting = [i for i in self._retryable(result, attempts) if i in still]
+        return self._conclude(batch, result, attempts)
 
     def _merge(
         self, batch: RecordBatch, result: BatchResult, indices: list[int], again: BatchResult
@@ -291,28 +385,25 @@ class PluginService:
         result: PluginResult | None,
         error: PluginError | None,
         attempts: int,
+        size_in: int,
         elapsed_ns: int,
     ) -> PluginResult:
         """Count a record that needed help, and say or raise what became of it."""
         fell_back = 0
         if result is None and self._falls_back():
-            try:
-                result = self._fallback_runner.attempt_record(record)  # type: ignore[union-attr]
-                fell_back = 1
-            except PluginError as second:
-                if error is not None:
-                    error.add_note(f"the fallback failed, too: {second}")
-        size_in, size_out = len(record.value), 0
-        if result is not None and result.data is not None:
-            size_out = len(result.data)
-        elif result is not None and result.is_skip:
-            size_out = size_in
+            with self._counted_if_interrupted(1, size_in):
+                try:
+                    result = self._fallback_runner.attempt_record(record)  # type: ignore[union-attr]
+                    fell_back = 1
+                except PluginError as second:
+                    if error is not None:
+                        error.add_note(f"the fallback failed, too: {second}")
         buried = 0
         try:
             if result is None:
                 assert error is not None
-                self._note_kind(error)
-                buried = self._bury([DeadLetter(self.name, record, 0, error, attempts)])
+                self._note_kinds([error])
+                buried = self._bury(record, 0, error, attempts)
         finally:
             self.counters.observe(
                 1,
@@ -321,7 +412,7 @@ class PluginService:
                 result is not None and result.is_skip,
                 result is None and not buried,
                 size_in,
-                size_out,
+                0 if result is None else _size_of(result, size_in),
                 elapsed_ns,
             )
             self.counters.count_recovery(fallbacks=fell_back, dead_lettered=buried)
@@ -336,31 +427,15 @@ class PluginService:
     ) -> BatchResult:
         """Count a batch that needed help, after the fallback had what failed."""
         fell_back = 0
-        if result.errors and self._falls_back():
-            indices = [index for index, _ in result.errors]
-            again = self._fallback_runner.attempt_batch(  # type: ignore[union-attr]
-                batch.take(indices)
-            )
-            fell_back = len(again) - again.error_count
-            first = dict(result.errors)
-            result = self._merge(batch, result, indices, again)
-            if again.errors:
-                _logger.warning(
-                    "the fallback of the plugin %r failed at %d records, first with: %s",
-                    self.name,
-                    again.error_count,
-                    again.errors[0][1],
-                )
-                # What is reported is why the plugin failed, not the fallback.
-                result.errors[:] = [(index, first[index]) for index, _ in result.errors]
-        for _, error in result.errors:
-            self._note_kind(error)
+        if result.error_count and self._falls_back():
+            with self._counted_if_interrupted(len(batch), batch.nbytes):
+                result, fell_back = self._let_fall_back(batch, result)
+        self._note_kinds([error for _, error in result.errors])
         buried = 0
         try:
-            buried = self._bury(
-                DeadLetter(self.name, batch[index], index, error, attempts.get(index, 0))
-                for index, error in result.errors
-            )
+            if self.dead_letters is not None:
+                for index, error in result.errors:
+                    buried += self._bury(batch[index], index, error, attempts.get(index, 0))
         finally:
             self.counters.observe(
                 len(batch),
@@ -376,13 +451,35 @@ class PluginService:
             self.breaker.check()
         return result
 
-    def _bury(self, letters: Iterable[DeadLetter]) -> int:
-        """Hand letters to the sink of dead letters; how many it accepted."""
-        return 0 if self.dead_letters is None else self.dead_letters.deliver(letters)
+    def _let_fall_back(self, batch: RecordBatch, result: BatchResult) -> tuple[BatchResult, int]:
+        """What became of it then, and how many records the fallback processed."""
+        assert self._fallback_runner is not None
+        first = dict(result.errors)
+        indices = [index for index, _ in result.errors]
+        again = self._attempt(self._fallback_runner, batch.take(indices), 0)
+        result = self._merge(batch, result, indices, again)
+        if again.errors:
+            _logger.warning(
+                "the fallback of the plugin %r failed at %d records, first with: %s",
+                self.name,
+                again.error_count,
+                again.errors[0][1],
+            )
+            # What is reported is why the plugin failed, not the fallback.
+            result.errors[:] = [(index, first[index]) for index, _ in result.errors]
+        return result, len(again) - again.error_count
 
-    def _note_kind(self, error: PluginError) -> None:
-        kind = type(error.__cause__ or error).__name__
-        self.error_kinds[kind] = self.error_kinds.get(kind, 0) + 1
+    def _bury(self, record: PluginRecord, index: int, error: PluginError, attempts: int) -> bool:
+        """Hand a record to the sink of dead letters; whether there is one that accepted it."""
+        return self.dead_letters is not None and self.dead_letters.deliver(
+            DeadLetter(self.name, record, index, error, attempts)
+        )
+
+    def _note_kinds(self, errors: list[PluginError]) -> None:
+        with self._lock:
+            for error in errors:
+                kind = type(error if error.__cause__ is None else error.__cause__).__name__
+                self.error_kinds[kind] = self.error_kinds.get(kind, 0) + 1
 
     def _falls_back(self) -> bool:
         return self._fallback_runner is not None and self.config.enable_fallback
@@ -408,10 +505,44 @@ class PluginService:
 
     def after_fork(self) -> None:
         """In the child of a fork, where other threads are gone."""
-        self._ending = threading.Event()
+        self._lock = threading.RLock()
+        self._wake = threading.Event()
         self.breaker.after_fork()
-        self.runner.after_fork()
+        for runner in (*self._former, self.runner):
+            runner.after_fork()
         if self._fallback_runner is not None:
             self._fallback_runner.after_fork()
         if self.dead_letters is not None:
             self.dead_letters.after_fork()
+
+
+def each_once(plugins: Sequence[DataFlarePlugin]) -> list[DataFlarePlugin]:
+    """The plugins without repetitions; two that are equal are two all the same."""
+    return list({id(plugin): plugin for plugin in plugins}.values())
+
+
+def _admitted(runner: PluginRunner, batch: RecordBatch, deadline: int) -> BatchResult:
+    result = runner.attempt_batch(batch, deadline, True)
+    assert result is not None
+    return result
+
+
+def _as_plugin_error(error: Exception, plugin: DataFlarePlugin) -> PluginError:
+    if isinstance(error, PluginError):
+        return error
+    failure = PluginProcessingError(sentence_of(error), plugin=plugin_name(plugin))
+    failure.__cause__ = error
+    return failure
+
+
+def _is_too_late(error: PluginError) -> bool:
+    """Whether the record was not reached before the deadline of its batch."""
+    return isinstance(error, PluginTimeoutError) and error.message == TOO_LATE
+
+
+def _size_of(result: PluginResult, size_in: int) -> int:
+    """Bytes that go on; the plugin can have released the view that the new value may be."""
+    try:
+        return size_in if result.is_skip else len(result.data or b"")
+    except ValueError:
+        return 0

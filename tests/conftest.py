@@ -20,12 +20,17 @@ settings.load_profile("ci" if os.environ.get("CI") else "default")
 ROOMS = {"cython": "dataflare._compiled.", "python": "dataflare._pure."}
 SWITCHED = {
     "batching": ["BatchAdapter", "BatchPlugin", "as_batch"],
+    "health": ["HealthReport", "PartHealth", "Probes", "Verdict", "check_pool", "check_workers"],
     "manager": ["PluginManager"],
     "metrics": ["PluginMetrics"],
+    "monitor": ["Monitor"],
     "otel": ["instrument"],
     "prometheus": ["ManagerCollector", "serve_metrics"],
+    "recovery": ["CircuitBreaker", "DeadLetter", "DeadLetterSink", "is_retryable", "retry_delay"],
     "report": ["report_of"],
+    "service": ["PluginService"],
     "streams": ["BatchSizer", "run_stream", "taker"],
+    "workers": ["Workers", "has_gil"],
 }
 SHARED = ("_compiled", "_pure", "_build_info", "_idle", "_ledger", "config", "errors", "types")
 

@@ -170,7 +170,8 @@ cdef class Fused(NativePluginABI1):
 
     cdef int c_process_batch(self, const df_batch *batch, df_output *out) except? -1 nogil:
         cdef Run *run = <Run *>out
-        cdef Py_ssize_t i, until_sample = 1
+        # Who comes back, after a failure or lap by lap, does not begin with a sample each time.
+        cdef Py_ssize_t i, until_sample = SAMPLE - (out.position + SAMPLE - 1) % SAMPLE
         cdef df_record record
         cdef char *mark
         cdef int status

@@ -20,12 +20,13 @@ cdef inline int64_t nanoseconds() noexcept nogil:
 cdef enum:
     SHORT_LAP = 200_000                  # nanoseconds
     LONG_LAP = 1_000_000
-    MOST_STEPS = 1 << 20
+    MOST_STEPS = 16
 
 
 cdef struct Pace:
-    # A lap is so many records that it takes between SHORT_LAP and LONG_LAP: the clock then costs
-    # nothing, and a deadline is missed by no more than a lap, or by one record that takes longer.
+    # A lap is so many records that it takes between SHORT_LAP and LONG_LAP, but MOST_STEPS at most:
+    # the clock then costs little, and after a deadline no more than MOST_STEPS records are begun,
+    # even if they take far longer than all before them.
     int64_t deadline                     # 0: there is none
     int64_t lap_began
     Py_ssize_t lap                       # records

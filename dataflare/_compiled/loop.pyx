@@ -14,7 +14,7 @@ from dataflare._compiled.arena cimport Arena
 from dataflare._compiled.batch cimport RecordBatch, from_columns, new_views
 from dataflare._compiled.chain cimport Chain
 from dataflare._compiled.clock cimport Pace, begin_pace, is_late, nanoseconds, next_lap
-from dataflare._compiled.output cimport Output, plugin_name
+from dataflare._compiled.output cimport Output, leave_undecided, plugin_name
 from dataflare._compiled.plugin cimport (
     FilterPlugin, MapPlugin, NativePluginABI1, as_bytes, process_single
 )
@@ -25,10 +25,10 @@ from dataflare._compiled.result cimport (
     record_error
 )
 from dataflare._compiled.types cimport (
-    DF_ERROR, DF_FILTERED, DF_SKIP, DF_SUCCESS, df_batch, df_view
+    DF_ERROR, DF_FILTERED, DF_SKIP, DF_SUCCESS, df_batch, df_output, df_view
 )
 
-from dataflare.errors import PluginProcessingError, PluginTimeoutError
+from dataflare.errors import TOO_LATE, PluginError, PluginProcessingError, PluginTimeoutError
 
 cdef extern from "Python.h":
     void PyObject_GC_UnTrack(PyObject *item)
@@ -110,9 +110,7 @@ cdef BatchResult run(object plugin, RecordBatch batch, MemoryPool pool, int64_t 
 
 
 cdef object too_late(object plugin):
-    return PluginTimeoutError(
-        "the batch reached its time limit before this record", plugin=plugin
-    )
+    return PluginTimeoutError(TOO_LATE, plugin=plugin)
 
 
 cdef BatchResult run_native(NativePluginABI1 plugin, RecordBatch batch, MemoryPool pool,
@@ -120,7 +118,7 @@ cdef BatchResult run_native(NativePluginABI1 plugin, RecordBatch batch, MemoryPo
     cdef Output output = Output.__new__(Output)
     output.begin(batch, pool, plugin)
     if deadline:
-        run_until(plugin, output, batch, deadline)
+        run_until(plugin, output, &batch.columns, deadline)
     else:
         run_up_to(plugin, output, &batch.columns)
     return output.finish(batch, plugin)
@@ -143,24 +141,50 @@ cdef int run_up_to(NativePluginABI1 plugin, Output output, const df_batch *colum
     return 0
 
 
-cdef int run_until(NativePluginABI1 plugin, Output output, RecordBatch batch,
+cdef int run_until(NativePluginABI1 plugin, Output output, const df_batch *columns,
                    int64_t deadline) except -1:
-    """Lap by lap; a plugin of a whole batch sees a batch that grows, from where it stopped."""
-    cdef Py_ssize_t stop = 0, length = batch.columns.length
-    cdef df_batch columns
+    """`run_up_to`, lap by lap, and no lap begins after the deadline."""
+    cdef df_output *out = &output.run.out
     cdef Pace pace
     begin_pace(&pace, deadline)
-    while stop < length:
-        stop = min(stop + pace.lap, length)
-        columns = batch.cut(0, stop).columns
-        output.run.out.total = stop
-        run_up_to(plugin, output, &columns)
-        output.settle_rest()
-        if stop < length and next_lap(&pace):
-            output.run.out.total = length
-            output.expire(too_late(plugin_name(plugin)))
-            break
-    output.run.out.total = length
+    out.total = 0
+    while out.position < columns.length and not pace.late:
+        try:
+            if plugin.needs_gil:
+                run_laps(plugin, output, columns, &pace)
+            else:
+                with nogil:
+                    run_laps(plugin, output, columns, &pace)
+        except Exception as error:
+            if out.position >= out.total:
+                raise  # not the failure of any record
+            output.catch(error)
+    out.total = columns.length
+    if pace.late:
+        output.expire(too_late(plugin_name(plugin)))
+    return 0
+
+
+cdef int run_laps(NativePluginABI1 plugin, Output output, const df_batch *columns,
+                  Pace *pace) except -1 nogil:
+    """The plugin sees a batch that grows, and goes on where it stopped.
+
+    ``out.total`` is the end of the lap: who comes back after a failure goes on in the same one.
+    """
+    cdef df_output *out = &output.run.out
+    cdef df_batch lap = columns[0]
+    while out.position < columns.length:
+        if out.position >= out.total:
+            if next_lap(pace):
+                return 0
+            out.total = min(out.position + pace.lap, columns.length)
+        lap.length = out.total
+        if columns.block.data is not NULL:
+            lap.block.size = columns.block.size
+            if lap.length < columns.length:
+                lap.block.size = columns.values[lap.length].data - columns.block.data
+        plugin.c_process_batch(&lap, out)
+        leave_undecided(&output.run)
     return 0
 
 
@@ -293,9 +317,22 @@ cdef BatchResult run_whole(object plugin, RecordBatch batch):
                 f"process_batch returned {(<BatchResult>result).total} results "
                 f"for {batch.columns.length} records"
             )
+        check_errors(result)
     except Exception as error:
         return BatchResult.failed(batch, record_error(error, name))
     return result
+
+
+cdef int check_errors(BatchResult result) except -1:
+    """The list of errors is in the hands of whoever made the result."""
+    cdef Py_ssize_t i
+    places = []
+    if result.counts[DF_ERROR]:
+        places = [i for i in range(result.total) if result.statuses[i] == DF_ERROR]
+    found = [index for index, error in result.errors if isinstance(error, PluginError)]
+    if len(found) < len(result.errors) or found != places:
+        raise PluginProcessingError("process_batch returned errors that do not fit its results")
+    return 0
 
 
 cdef BatchResult run_chain(Chain chain, RecordBatch batch, MemoryPool pool, int64_t deadline):
@@ -328,12 +365,6 @@ cdef BatchResult run_stages(Chain chain, RecordBatch batch, MemoryPool pool, int
         chain.stage_ns[at] += nanoseconds() - began
         for index, error in result.errors:
             failed = index
-            # The list is in the hands of whoever made the result.
-            if not 0 <= failed < result.total:
-                raise PluginProcessingError(
-                    f"a result of {result.total} records has an error of record {index}",
-                    plugin=plugin_name(stage),
-                )
             errors.append((origin[failed], error))
         given_before = given
         given = [] if given is not None or result.given is not None else None

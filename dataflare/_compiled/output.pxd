@@ -85,6 +85,7 @@ cdef inline void settle(Run *run, int status, const df_view *value, char *mark) 
     out.position += 1
 
 
+cdef void leave_undecided(Run *run) noexcept nogil
 cdef void reject(Run *run, int status) noexcept nogil
 cdef void note_failure(Run *run, int code, const char *message) noexcept nogil
 cpdef plugin_name(plugin)

@@ -68,6 +68,15 @@ cdef void note_failure(Run *run, int code, const char *message) noexcept nogil:
         (<Output>run.owner).note(run.out.position, code, run.member, message)
 
 
+cdef void leave_undecided(Run *run) noexcept nogil:
+    """The plugin said that it had decided every record; those that are left fail."""
+    cdef df_output *out = &run.out
+    while out.position < out.total:
+        note_failure(run, 0, b"the plugin left the record undecided")
+        out.status[out.position] = DF_ERROR
+        out.position += 1
+
+
 cdef void reject(Run *run, int status) noexcept nogil:
     """The record at `position` fails; note why, if that is not noted yet."""
     cdef char[64] message
@@ -180,12 +189,7 @@ cdef class Output:
         return 0
 
     cdef int settle_rest(self) except -1:
-        """The plugin said that it had decided every record; those that are left fail."""
-        cdef df_output *out = &self.run.out
-        while out.position < out.total:
-            note_failure(&self.run, 0, b"the plugin left the record undecided")
-            out.status[out.position] = DF_ERROR
-            out.position += 1
+        leave_undecided(&self.run)
         return 0
 
     cdef int expire(self, object error) except -1:

@@ -6,8 +6,13 @@ a. **A slot is the right to run an instance.** There are as many slots as calls 
    of a single instance, one each of several, or several of an instance that is thread-safe. A call
    that finds none free waits, and gets the next one that is left: first come, first served.
 b. **The GIL guards the slots**, which are plain C. So a call that finds one free takes no lock.
+   Whatever may run other code, such as making an object, comes before the look that decides.
 c. **Nothing here decides what a failure means.** A call that failed, that is refused because the
-   circuit is open, or a batch that is worth sharing out goes to the `supervisor`.
+   circuit is open, or a batch that is worth sharing out goes to the `supervisor`. The runner is
+   held meanwhile: it does not end before the supervisor is done.
+d. **No call waits for itself.** A plugin that calls itself keeps its slot. A call that would wait
+   for threads that all wait for this one fails instead. Who is inside a call never waits for the
+   end of another: whoever leaves last sees to that.
 """
 cimport cython
 from cpython.mem cimport PyMem_RawCalloc, PyMem_RawFree
@@ -27,12 +32,22 @@ from dataflare._compiled.types cimport DF_ERROR, DF_FILTERED, DF_SKIP, DF_SUCCES
 
 import threading
 from collections import deque
+from contextlib import ExitStack
 
 from dataflare.errors import (
     PluginDisabledError, PluginError, PluginProcessingError, RunnerStoppedError
 )
 from dataflare.types import PluginState
 
+cdef extern from *:
+    """
+    static __thread int df_depth;
+    static void df_depth_add(int count) { df_depth += count; }
+    """
+    int df_depth                         # calls and holds of this thread, of any runner
+    void df_depth_add(int count) noexcept
+
+cdef object ERROR = PluginState.ERROR
 cdef object READY = PluginState.READY
 cdef object RUNNING = PluginState.RUNNING
 
@@ -42,7 +57,8 @@ cdef int64_t WORTH_SHARING = 200_000     # nanoseconds; the round trip of a thre
 
 
 cdef struct Slot:
-    # Invariant: a slot with depth > 0 is held by the thread `owner`, that many calls deep.
+    # Invariants: a slot with depth > 0 is held by the thread `owner`, that many calls deep. One
+    # that is not free belongs to `owner`, who may not have entered yet.
     void *plugin                         # owner: PluginRunner.plugins
     unsigned long owner
     Py_ssize_t depth
@@ -50,14 +66,25 @@ cdef struct Slot:
 
 @cython.final
 cdef class Waiter:
-    """A call that waits for a slot."""
+    """A call that waits for a slot, or for the end."""
     cdef object lock                     # acquired until the wait is over
     cdef Py_ssize_t slot                 # the one it got, or -1
+    cdef unsigned long thread
 
     def __cinit__(self):
         self.lock = threading.Lock()
         self.lock.acquire()
         self.slot = -1
+        self.thread = PyThread_get_thread_ident()
+
+
+cdef dict WAITING = {}                   # thread -> the runner of which it waits for a slot
+cdef unsigned long long visits = 0
+
+
+def is_inside():
+    """Whether this thread is inside a call of a plugin, of any manager."""
+    return df_depth > 0
 
 
 @cython.final
@@ -74,9 +101,8 @@ cdef class PluginRunner:
     counters : PluginCounters, optional
         Those of the plugin that this one replaces.
     supervisor : object, optional
-        Has ``record_failed(record, error, elapsed_ns)``, ``batch_failed(batch, result)``,
-        ``record_refused(record)``, ``batch_refused(batch)`` and ``large_batch(batch)``; what these
-        return is the outcome, and they count it.
+        What is asked about everything that is not plain success; see `Supervisor` in the pure
+        twin. What it returns is the outcome, and it counts it.
 
     Attributes
     ----------
@@ -93,6 +119,7 @@ cdef class PluginRunner:
     A plugin that calls itself through its manager does not wait for itself.
     """
     # Invariants: free[0:vacant] are the slots that nobody holds; while a call waits, vacant is 0.
+    # `held` has a thread once for each call that it has with the supervisor.
     cdef readonly tuple plugins
     cdef readonly PluginCounters counters
     cdef public object supervisor
@@ -109,7 +136,9 @@ cdef class PluginRunner:
     cdef bint stopped
     cdef object waiting                  # deque of Waiter, for a slot
     cdef list watching                   # of Waiter, for all slots to be vacant
-    cdef object at_end                   # called when the last call of a stopped runner ends
+    cdef list at_end                     # called when the last call of a stopped runner ends
+    cdef list held
+    cdef unsigned long long visit        # number of the last search for a deadlock
     cdef bint sharing
     cdef Py_ssize_t large                # records from which on a batch is shared out
 
@@ -127,6 +156,8 @@ cdef class PluginRunner:
         self.enabled = True
         self.waiting = deque()
         self.watching = []
+        self.at_end = []
+        self.held = []
         self.large = NEVER
         self.distinct = len({id(plugin) for plugin in self.plugins}) == self.size
         self.slots = <Slot *>PyMem_RawCalloc(self.size, sizeof(Slot))
@@ -161,22 +192,33 @@ cdef class PluginRunner:
         self.sharing = wanted
         self.large = FIRST_GUESS if wanted else NEVER
 
-    cdef Py_ssize_t enter(self) except -1:
-        """Wait for a slot and mark its plugin running; `leave` must follow."""
+    cdef Py_ssize_t enter(self, bint admitted) except -2:
+        """Wait for a slot and mark its plugin running; `leave` must follow.
+
+        Returns
+        -------
+        slot : int
+            -1: not let in, because the plugin is stopped or disabled; who is admitted already is
+            let in all the same.
+        """
         cdef unsigned long me = PyThread_get_thread_ident()
-        cdef Py_ssize_t slot = self.slot_of(me)
-        if self.stopped or not self.enabled:
-            self.refuse()
+        cdef Py_ssize_t slot
+        if not admitted and (self.stopped or not self.enabled):
+            return -1
+        slot = self.slot_of(me)
         if slot < 0:
-            if self.vacant:
-                self.vacant -= 1
-                slot = self.free[self.vacant]
-            else:
-                slot = self.wait()
+            slot = self.take() if self.vacant else self.wait(admitted)
+            if slot < 0:
+                return -1
             self.slots[slot].owner = me
         self.slots[slot].depth += 1
+        df_depth_add(1)
         (<DataFlarePlugin>self.slots[slot].plugin).state = RUNNING
         return slot
+
+    cdef Py_ssize_t take(self) noexcept:
+        self.vacant -= 1
+        return self.free[self.vacant]
 
     cdef Py_ssize_t slot_of(self, unsigned long thread) noexcept:
         """The slot that a thread holds, or -1."""
@@ -187,40 +229,69 @@ cdef class PluginRunner:
                     return i
         return -1
 
-    cdef int refuse(self) except -1:
+    def refuse(self):
+        """Raise why a call is not let in."""
         name = plugin_name(self.plugins[0])
         if self.stopped:
             raise RunnerStoppedError("the plugin is not in service any more", plugin=name)
         raise PluginDisabledError("the plugin is disabled", plugin=name)
 
-    cdef Py_ssize_t wait(self) except -1:
-        """Wait in line for a slot."""
+    cdef Py_ssize_t wait(self, bint admitted) except -2:
+        """Wait in line for a slot; -1: not let in any more."""
+        global visits
         cdef Waiter waiter = Waiter()
-        self.waiting.append(waiter)
-        try:
-            waiter.lock.acquire()
-        except BaseException:  # Ctrl-C
-            if waiter in self.waiting:
-                self.waiting.remove(waiter)
-            elif waiter.slot >= 0:
+        while True:
+            if not admitted and (self.stopped or not self.enabled):
+                return -1
+            if self.vacant:
+                return self.take()
+            visits += 1
+            if self.is_blocked(waiter.thread, visits):
+                raise PluginProcessingError(
+                    "the plugin is held by calls that wait for this one",
+                    plugin=plugin_name(self.plugins[0]), retryable=True,
+                )
+            self.waiting.append(waiter)
+            WAITING[waiter.thread] = self
+            try:
+                waiter.lock.acquire()
+            except BaseException:  # Ctrl-C
+                if waiter in self.waiting:
+                    self.waiting.remove(waiter)
+                    WAITING.pop(waiter.thread, None)
+                elif waiter.slot >= 0:
+                    self.vacate(waiter.slot)
+                raise
+            if waiter.slot >= 0:
+                if self.enabled or admitted:
+                    return waiter.slot
                 self.vacate(waiter.slot)
-            raise
-        if waiter.slot < 0:  # woken without one: the plugin was stopped
-            self.refuse()
-        if not self.enabled:
-            self.vacate(waiter.slot)
-            self.refuse()
-        return waiter.slot
+                return -1
+            # Woken without a slot: the plugin was stopped.
+
+    cdef bint is_blocked(self, unsigned long me, unsigned long long visit) noexcept:
+        """Whether no slot will be left unless `me` leaves one: all that hold them wait for it."""
+        cdef Py_ssize_t i
+        if self.visit == visit:
+            return True
+        self.visit = visit
+        for i in range(self.size):
+            if self.slots[i].owner == me:
+                continue
+            runner = WAITING.get(self.slots[i].owner)
+            if runner is None or not (<PluginRunner>runner).is_blocked(me, visit):
+                return False
+        return True
 
     cdef int leave(self, Py_ssize_t slot) except -1:
         cdef DataFlarePlugin plugin = <DataFlarePlugin>self.slots[slot].plugin
         self.slots[slot].depth -= 1
+        df_depth_add(-1)
         if self.slots[slot].depth:
             return 0
         if (self.distinct or self.vacant == self.size - 1) and plugin.state is RUNNING:
-            plugin.state = READY
-        self.vacate(slot)
-        return 0
+            plugin.state = ERROR if self.tripped else READY
+        return self.vacate(slot)
 
     cdef int vacate(self, Py_ssize_t slot) except -1:
         """Nobody holds this slot any more: hand it to who waited longest."""
@@ -228,18 +299,39 @@ cdef class PluginRunner:
         self.slots[slot].depth = 0
         if self.waiting:
             waiter = self.waiting.popleft()
+            WAITING.pop(waiter.thread, None)
+            self.slots[slot].owner = waiter.thread
             waiter.slot = slot
             waiter.lock.release()
             return 0
         self.free[self.vacant] = slot
         self.vacant += 1
-        if self.stopped and self.vacant == self.size:
-            for waiter in self.watching:
-                waiter.lock.release()
-            self.watching = []
-            if self.at_end is not None:
-                at_end, self.at_end = self.at_end, None
-                at_end()
+        return self.end_if_idle() if self.stopped else 0
+
+    cdef int hold(self) except -1:
+        """This call goes to the supervisor; `let_go` must follow."""
+        self.held.append(PyThread_get_thread_ident())
+        df_depth_add(1)
+        return 0
+
+    cdef int let_go(self) except -1:
+        self.held.remove(PyThread_get_thread_ident())
+        df_depth_add(-1)
+        return self.end_if_idle() if self.stopped else 0
+
+    cdef bint is_idle(self) noexcept:
+        return self.vacant == self.size and not self.held
+
+    cdef int end_if_idle(self) except -1:
+        """If this was the last call of a stopped runner, tell who waits for that."""
+        if not self.is_idle():
+            return 0
+        while self.watching:
+            (<Waiter>self.watching.pop()).lock.release()
+        if self.at_end:
+            with ExitStack() as stack:
+                while self.at_end:
+                    stack.callback(self.at_end.pop())
         return 0
 
     def process_record(self, PluginRecord record not None):
@@ -254,22 +346,33 @@ cdef class PluginRunner:
         cdef Py_ssize_t slot
         # Asked for now, because the plugin can release the view that the value may be.
         cdef int64_t started, now, size_in = len(record.value), size_out = 0
-        if self.tripped and not self.stopped:
-            return self.supervisor.record_refused(record)
-        slot = self.enter()
+        if self.tripped and self.enabled and not self.stopped and self.supervisor is not None:
+            self.hold()
+            try:
+                return self.supervisor.record_refused(record, size_in)
+            finally:
+                self.let_go()
+        slot = self.enter(False)
+        if slot < 0:
+            self.refuse()
         started = nanoseconds()
         try:
             result = self.outcome(slot, record)
         except BaseException as error:
             now = nanoseconds()
-            self.leave(slot)
-            if self.supervisor is not None and isinstance(error, PluginError):
-                return self.supervisor.record_failed(record, error, now - started)
-            self.counters.c_observe(1, 0, 0, 0, 1, size_in, 0, now - started, now)
-            raise
+            if self.supervisor is None or not isinstance(error, PluginError):
+                self.counters.c_observe(1, 0, 0, 0, 1, size_in, 0, now - started, now)
+                self.leave(slot)
+                raise
+            self.hold()
+            try:
+                self.leave(slot)
+                return self.supervisor.record_failed(record, error, size_in, now - started)
+            finally:
+                self.let_go()
         now = nanoseconds()
         if result.status == DF_SUCCESS:
-            size_out = len(result.data)
+            size_out = size_of(result)
         elif result.status == DF_SKIP:
             size_out = size_in
         self.counters.c_observe(
@@ -292,12 +395,19 @@ cdef class PluginRunner:
     def attempt_record(self, PluginRecord record not None):
         """Run the plugin on one record, whatever the circuit says, and count nothing.
 
+        Returns
+        -------
+        PluginResult or None
+            None if the plugin is stopped or disabled.
+
         Raises
         ------
         PluginError
             The record failed.
         """
-        cdef Py_ssize_t slot = self.enter()
+        cdef Py_ssize_t slot = self.enter(False)
+        if slot < 0:
+            return None
         try:
             return self.outcome(slot, record)
         finally:
@@ -311,53 +421,77 @@ cdef class PluginRunner:
         BatchResult
         """
         cdef BatchResult result
-        cdef int64_t now
+        cdef int64_t now, deadline = self.timeout_at()
         cdef Py_ssize_t length = batch.columns.length
-        if self.tripped and not self.stopped:
-            return self.supervisor.batch_refused(batch)
-        if length >= self.large:
-            return self.supervisor.large_batch(batch)
-        result = self.attempt(batch, self.timeout_at(), &now)
+        cdef bint shared = length >= self.large and df_depth == 0
+        if ((self.tripped or shared) and self.enabled and not self.stopped
+                and self.supervisor is not None):
+            self.hold()
+            try:
+                if self.tripped:
+                    return self.supervisor.batch_refused(self, batch, deadline)
+                return self.supervisor.large_batch(self, batch, deadline)
+            finally:
+                self.let_go()
+        result = self.attempt(batch, deadline, False, True, &now)
+        if result is None:
+            self.refuse()
         if result.counts[DF_ERROR] and self.supervisor is not None:
-            return self.supervisor.batch_failed(batch, result)
+            try:
+                return self.supervisor.batch_failed(batch, result, deadline)
+            finally:
+                self.let_go()
         self.count_at(batch, result, now)
         if self.sharing and length:
             self.learn(length, result.processing_time)
         return result
 
-    def attempt_batch(self, RecordBatch batch not None, int64_t deadline=0):
+    def attempt_batch(self, RecordBatch batch not None, int64_t deadline=0, bint admitted=False):
         """Run the plugin on a batch, whatever the circuit says, and count nothing.
 
         Parameters
         ----------
         batch : RecordBatch
         deadline : int
-            What `time.monotonic_ns` says then; 0: `timeout_ns` from now.
+            What `time.monotonic_ns` says then; 0 for none.
+        admitted : bool
+            Part of a call that was let in: it ends, also if the plugin is stopped or disabled.
 
         Returns
         -------
-        BatchResult
+        BatchResult or None
+            None if the plugin is stopped or disabled.
         """
         cdef int64_t now
-        return self.attempt(batch, deadline or self.timeout_at(), &now)
+        return self.attempt(batch, deadline, admitted, False, &now)
 
     cdef int64_t timeout_at(self) noexcept:
         return nanoseconds() + self.timeout_ns if self.timeout_ns else 0
 
-    cdef BatchResult attempt(self, RecordBatch batch, int64_t deadline, int64_t *now):
+    cdef BatchResult attempt(self, RecordBatch batch, int64_t deadline, bint admitted,
+                             bint whole, int64_t *now):
+        """A `whole` call is counted if it is interrupted, and holds the runner if records failed.
+
+        Returns None if it is not let in.
+        """
         cdef BatchResult result
-        cdef Py_ssize_t slot = self.enter()
+        cdef Py_ssize_t slot = self.enter(admitted)
+        if slot < 0:
+            return None
         cdef int64_t started = nanoseconds()
         try:
             result = run(<object>self.slots[slot].plugin, batch, self.pool, deadline)
         except BaseException:
             now[0] = nanoseconds()
+            if whole:
+                self.counters.c_observe(batch.columns.length, 0, 0, 0, batch.columns.length,
+                                        batch.size_in_bytes(), 0, now[0] - started, now[0])
             self.leave(slot)
-            self.counters.c_observe(batch.columns.length, 0, 0, 0, batch.columns.length,
-                                    batch.size_in_bytes(), 0, now[0] - started, now[0])
             raise
         now[0] = nanoseconds()
         result.processing_time = (now[0] - started) / 1e9
+        if whole and result.counts[DF_ERROR] and self.supervisor is not None:
+            self.hold()
         self.leave(slot)
         return result
 
@@ -381,7 +515,7 @@ cdef class PluginRunner:
     def stop(self, at_end=None):
         """Take the plugin out of service.
 
-        Returns once no call is running; in the plugin's own call, at once.
+        Returns once no call is running; inside a call of any plugin, at once.
 
         Parameters
         ----------
@@ -391,21 +525,26 @@ cdef class PluginRunner:
         cdef Waiter waiter
         self.stopped = True
         while self.waiting:
-            (<Waiter>self.waiting.popleft()).lock.release()
-        if self.slot_of(PyThread_get_thread_ident()) >= 0:
-            self.at_end = at_end
+            waiter = self.waiting.popleft()
+            WAITING.pop(waiter.thread, None)
+            waiter.lock.release()
+        if df_depth:
+            if at_end is not None:
+                self.at_end.append(at_end)
+            self.end_if_idle()
             return
-        while self.vacant < self.size:
-            waiter = Waiter()
-            self.watching.append(waiter)
-            try:
+        try:
+            while not self.is_idle():
+                waiter = Waiter()
+                if self.is_idle():
+                    break
+                self.watching.append(waiter)
                 waiter.lock.acquire()
-            except BaseException:  # Ctrl-C: whoever leaves last sees to the end
-                if self.vacant < self.size:
-                    self.at_end = at_end
-                elif at_end is not None:
-                    at_end()
-                raise
+        except BaseException:  # Ctrl-C: whoever leaves last sees to the end
+            if at_end is not None:
+                self.at_end.append(at_end)
+            self.end_if_idle()
+            raise
         if at_end is not None:
             at_end()
 
@@ -413,11 +552,30 @@ cdef class PluginRunner:
         """In the child of a fork: calls of other threads are gone, and with them their slots."""
         cdef Py_ssize_t i
         cdef unsigned long me = PyThread_get_thread_ident()
+        cdef DataFlarePlugin plugin
+        mine = []
+        WAITING.clear()
         self.waiting.clear()
         self.watching = []
+        self.held = [thread for thread in self.held if thread == me]
         self.vacant = 0
         for i in range(self.size - 1, -1, -1):
-            if not (self.slots[i].depth and self.slots[i].owner == me):
-                self.slots[i].depth = 0
-                self.free[self.vacant] = i
-                self.vacant += 1
+            plugin = <DataFlarePlugin>self.slots[i].plugin
+            if self.slots[i].depth and self.slots[i].owner == me:
+                mine.append(plugin)
+                continue
+            self.slots[i].depth = 0
+            self.free[self.vacant] = i
+            self.vacant += 1
+            if plugin.state is RUNNING:
+                plugin.state = ERROR if self.tripped else READY
+        for plugin in mine:
+            plugin.state = RUNNING
+
+
+cdef int64_t size_of(PluginResult result):
+    """Bytes of a new value; the plugin can have released the view that it may be."""
+    try:
+        return len(result.data)
+    except ValueError:
+        return 0

@@ -7,6 +7,8 @@ https://hdrhistogram.org) with five bits of sub-bucket.
 """
 
 import math
+import os
+import threading
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -15,6 +17,16 @@ _CHUNKS = 16
 _SECONDS = 16
 _LINEAR_BITS = 5
 _BUCKETS = (64 - _LINEAR_BITS) << _LINEAR_BITS
+
+_lock = threading.RLock()  # several threads may count for one plugin
+
+
+def _after_fork() -> None:
+    global _lock
+    _lock = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def _bucket_of(value: int) -> int:
@@ -210,23 +222,24 @@ class PluginCounters:
         elapsed_ns: int,
     ) -> None:
         """Count one batch; its time is shared out evenly among its records."""
-        self.records += records
-        self.success += success
-        self.filtered += filtered
-        self.skipped += skipped
-        self.failed += failed
-        self.bytes_in += bytes_in
-        self.bytes_out += bytes_out
-        self.batches += 1
-        self.busy_ns += elapsed_ns
-        self.batch_latency.record(elapsed_ns)
-        if records:
-            self.latency.record(elapsed_ns // records, records)
-        self._count_second(time.monotonic_ns() // 1_000_000_000, records)
-        if self._chunks[-1][0] >= self._chunk_size:
-            self._chunks.append([0, 0])
-        self._chunks[-1][0] += records
-        self._chunks[-1][1] += failed
+        with _lock:
+            self.records += records
+            self.success += success
+            self.filtered += filtered
+            self.skipped += skipped
+            self.failed += failed
+            self.bytes_in += bytes_in
+            self.bytes_out += bytes_out
+            self.batches += 1
+            self.busy_ns += elapsed_ns
+            self.batch_latency.record(elapsed_ns)
+            if records:
+                self.latency.record(elapsed_ns // records, records)
+            self._count_second(time.monotonic_ns() // 1_000_000_000, records)
+            if self._chunks[-1][0] >= self._chunk_size:
+                self._chunks.append([0, 0])
+            self._chunks[-1][0] += records
+            self._chunks[-1][1] += failed
 
     def _count_second(self, second: int, records: int) -> None:
         if second not in self._rates:
@@ -241,20 +254,23 @@ class PluginCounters:
         Dead letters are not among the records that were counted as failed: a count never falls.
         In the window, they count as failed, and so does what a fallback had to process.
         """
-        self.retries += retries
-        self.fallbacks += fallbacks
-        self._chunks[-1][1] += fallbacks + dead_lettered
-        self.dead_lettered += dead_lettered
+        with _lock:
+            self.retries += retries
+            self.fallbacks += fallbacks
+            self._chunks[-1][1] += fallbacks + dead_lettered
+            self.dead_lettered += dead_lettered
 
     @property
     def window_records(self) -> int:
         """int: Records in the window of outcomes."""
-        return sum(records for records, _ in self._chunks)
+        with _lock:
+            return sum(records for records, _ in self._chunks)
 
     @property
     def window_failed(self) -> int:
         """int: Those of them that failed."""
-        return sum(failed for _, failed in self._chunks)
+        with _lock:
+            return sum(failed for _, failed in self._chunks)
 
     def reset_window(self) -> None:
         """Begin a new window of outcomes."""

@@ -9,6 +9,8 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
+import numpy as np
+
 from dataflare._pure.batch import RecordBatch
 from dataflare._pure.chain import Chain
 from dataflare._pure.plugin import (
@@ -19,7 +21,7 @@ from dataflare._pure.plugin import (
     plugin_name,
 )
 from dataflare._pure.pool import MemoryPool
-from dataflare._pure.record import SKIP, SUCCESS, PluginRecord, PluginResult, require
+from dataflare._pure.record import ERROR, SKIP, SUCCESS, PluginRecord, PluginResult, require
 from dataflare._pure.result import (
     BatchResult,
     Errors,
@@ -29,7 +31,7 @@ from dataflare._pure.result import (
     record_error,
     wrong_type,
 )
-from dataflare.errors import PluginProcessingError, PluginTimeoutError
+from dataflare.errors import TOO_LATE, PluginError, PluginProcessingError, PluginTimeoutError
 
 _Item = TypeVar("_Item")
 
@@ -105,9 +107,7 @@ def _run(
     else:
         _run_python(plugin, gathering, deadline)
     if len(gathering.status) < len(batch):
-        late = PluginTimeoutError(
-            "the batch reached its time limit before this record", plugin=plugin_name(plugin)
-        )
+        late = PluginTimeoutError(TOO_LATE, plugin=plugin_name(plugin))
         while len(gathering.status) < len(batch):
             gathering.fail(late)
     return gathering.finish()
@@ -171,9 +171,20 @@ def _run_whole(plugin: DataFlarePlugin, batch: RecordBatch) -> BatchResult:
             raise PluginProcessingError(
                 f"process_batch returned {len(result)} results for {len(batch)} records"
             )
+        _check_errors(result)
     except Exception as error:
         return BatchResult.failed(batch, record_error(error, name))
     return result
+
+
+def _check_errors(result: BatchResult) -> None:
+    """The list of errors is in the hands of whoever made the result."""
+    places = [index for index, error in result.errors if isinstance(error, PluginError)]
+    if (
+        len(places) < len(result.errors)
+        or places != np.flatnonzero(result.status == ERROR).tolist()
+    ):
+        raise PluginProcessingError("process_batch returned errors that do not fit its results")
 
 
 def _run_chain(
@@ -190,11 +201,6 @@ def _run_chain(
         result = _run(stage, current, pool, deadline)
         chain.stage_ns[at] += time.monotonic_ns() - began
         for index, error in result.errors:
-            if not 0 <= index < len(result):  # the list is in the hands of whoever made the result
-                raise PluginProcessingError(
-                    f"a result of {len(result)} records has an error of record {index}",
-                    plugin=plugin_name(stage),
-                )
             errors.append((origin[index], error))
         kept = []
         for index, outcome in enumerate(result.status.tolist()):

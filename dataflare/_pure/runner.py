@@ -6,17 +6,22 @@ a. **A slot is the right to run an instance.** There are as many slots as calls 
    of a single instance, one each of several, or several of an instance that is thread-safe. A call
    that finds none free waits, and gets the next one that is left: first come, first served.
 b. **Nothing here decides what a failure means.** A call that failed, that is refused because the
-   circuit is open, or a batch that is worth sharing out goes to the `supervisor`.
+   circuit is open, or a batch that is worth sharing out goes to the `supervisor`. The runner is
+   held meanwhile: it does not end before the supervisor is done.
+c. **No call waits for itself.** A plugin that calls itself keeps its slot. A call that would wait
+   for threads that all wait for this one fails instead. Who is inside a call never waits for the
+   end of another: whoever leaves last sees to that.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import NoReturn, Protocol
 
 from dataflare._pure.batch import RecordBatch
@@ -39,19 +44,33 @@ _WORTH_SHARING = 200e-6  # seconds of work; a round trip of a thread takes 50e-6
 
 
 class Supervisor(Protocol):
-    """What a runner asks about everything that is not plain success."""
+    """What a runner asks about everything that is not plain success.
+
+    What it returns is the outcome, and it counts it. `size` is that of the record's value, and
+    `deadline` what `time.monotonic_ns` says when a batch begins no further record, 0 for never.
+    """
 
     def record_failed(
-        self, record: PluginRecord, error: PluginError, elapsed_ns: int
+        self, record: PluginRecord, error: PluginError, size: int, elapsed_ns: int
     ) -> PluginResult: ...
-    def record_refused(self, record: PluginRecord) -> PluginResult: ...
-    def batch_failed(self, batch: RecordBatch, result: BatchResult) -> BatchResult: ...
-    def batch_refused(self, batch: RecordBatch) -> BatchResult: ...
-    def large_batch(self, batch: RecordBatch) -> BatchResult: ...
+    def record_refused(self, record: PluginRecord, size: int) -> PluginResult: ...
+    def batch_failed(
+        self, batch: RecordBatch, result: BatchResult, deadline: int
+    ) -> BatchResult: ...
+    def batch_refused(
+        self, runner: PluginRunner, batch: RecordBatch, deadline: int
+    ) -> BatchResult: ...
+    def large_batch(
+        self, runner: PluginRunner, batch: RecordBatch, deadline: int
+    ) -> BatchResult: ...
 
 
 class _Slot:
-    """The right to run one instance; held by the thread `owner`, `depth` calls deep."""
+    """The right to run one instance.
+
+    With depth > 0 it is held by the thread `owner`, that many calls deep. One that is not free
+    belongs to `owner`, who may not have entered yet.
+    """
 
     __slots__ = ("depth", "owner", "plugin")
 
@@ -62,12 +81,36 @@ class _Slot:
 
 
 class _Waiter:
-    """A call that waits for a slot."""
+    """A call that waits for a slot, or for the end."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.lock.acquire()
         self.slot: _Slot | None = None
+        self.thread = threading.get_ident()
+
+
+class _Inside(threading.local):
+    depth = 0
+
+
+_inside = _Inside()  # calls and holds of this thread, of any runner
+_waiting: dict[int, PluginRunner] = {}  # thread -> the runner of which it waits for a slot
+_lock = threading.RLock()  # guards the slots and queues of all runners, and is held for moments
+
+
+def is_inside() -> bool:
+    """Whether this thread is inside a call of a plugin, of any manager."""
+    return _inside.depth > 0
+
+
+def _after_fork() -> None:
+    global _lock
+    _lock = threading.RLock()
+    _waiting.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 class PluginRunner:
@@ -83,9 +126,7 @@ class PluginRunner:
     counters : PluginCounters, optional
         Those of the plugin that this one replaces.
     supervisor : object, optional
-        Has ``record_failed(record, error, elapsed_ns)``, ``batch_failed(batch, result)``,
-        ``record_refused(record)``, ``batch_refused(batch)`` and ``large_batch(batch)``; what these
-        return is the outcome, and they count it.
+        What is asked about everything that is not plain success; see `Supervisor`.
 
     Attributes
     ----------
@@ -102,7 +143,8 @@ class PluginRunner:
     A plugin that calls itself through its manager does not wait for itself.
     """
 
-    # Invariant: while a call waits, no slot is free. `_lock` guards the slots and both queues.
+    # Invariants: while a call waits, no slot is free. `_held` has a thread once for each call that
+    # it has with the supervisor.
 
     def __init__(
         self,
@@ -120,14 +162,14 @@ class PluginRunner:
         self.tripped = False
         self.timeout_ns = 0
         self._pool = pool
-        self._lock = threading.Lock()
         self._slots = [_Slot(plugin) for plugin in self.plugins]
         self._free = self._slots[::-1]
         self._distinct = len({id(plugin) for plugin in self.plugins}) == len(self.plugins)
         self._stopped = False
         self._waiting: deque[_Waiter] = deque()
         self._watching: list[_Waiter] = []
-        self._at_end: Callable[[], object] | None = None
+        self._at_end: list[Callable[[], object]] = []
+        self._held: list[int] = []
         self._large = sys.maxsize
 
     @property
@@ -148,28 +190,36 @@ class PluginRunner:
     def shares(self, wanted: bool) -> None:
         self._large = _FIRST_GUESS if wanted else sys.maxsize
 
-    @contextmanager
-    def _entered(self) -> Iterator[_Slot]:
-        """Wait for a slot and mark its plugin running."""
+    def _enter(self, admitted: bool = False) -> _Slot | None:
+        """Wait for a slot and mark its plugin running; `_leave` must follow.
+
+        None: not let in, because the plugin is stopped or disabled; who is admitted already is let
+        in all the same.
+        """
         me = threading.get_ident()
-        slot = self._slot_of(me) or self._wait()
-        if self._stopped or not self.enabled:
-            if not slot.depth:
-                self._vacate(slot)
-            self._refuse()
+        if not admitted and (self._stopped or not self.enabled):
+            return None
+        slot = self._slot_of(me) or self._wait(admitted)
+        if slot is None:
+            return None
         slot.owner = me
         slot.depth += 1
+        _inside.depth += 1
         set_state(slot.plugin, PluginState.RUNNING)
-        try:
-            yield slot
-        finally:
-            slot.depth -= 1
-            if slot.depth == 0:
-                alone = self._distinct or self.running == 1
-                # Not by get_state, which a plugin may override.
-                if alone and slot.plugin._dataflare_state is PluginState.RUNNING:
-                    set_state(slot.plugin, PluginState.READY)
-                self._vacate(slot)
+        return slot
+
+    def _leave(self, slot: _Slot) -> None:
+        slot.depth -= 1
+        _inside.depth -= 1
+        if slot.depth == 0:
+            if self._distinct or self.running == 1:
+                self._at_rest(slot.plugin)
+            self._vacate(slot)
+
+    def _at_rest(self, plugin: DataFlarePlugin) -> None:
+        # Not by get_state, which a plugin may override.
+        if plugin._dataflare_state is PluginState.RUNNING:
+            set_state(plugin, PluginState.ERROR if self.tripped else PluginState.READY)
 
     def _slot_of(self, thread: int) -> _Slot | None:
         """The slot that a thread holds."""
@@ -178,52 +228,111 @@ class PluginRunner:
                 return slot
         return None
 
-    def _refuse(self) -> NoReturn:
+    def refuse(self) -> NoReturn:
+        """Raise why a call is not let in."""
         name = plugin_name(self.plugin)
         if self._stopped:
             raise RunnerStoppedError("the plugin is not in service any more", plugin=name)
         raise PluginDisabledError("the plugin is disabled", plugin=name)
 
-    def _wait(self) -> _Slot:
-        """Take a slot, or wait in line for one."""
-        with self._lock:
-            if self._stopped:
-                self._refuse()
-            if self._free:
-                return self._free.pop()
-            waiter = _Waiter()
-            self._waiting.append(waiter)
-        try:
-            waiter.lock.acquire()
-        except BaseException:  # Ctrl-C
-            with self._lock:
-                queued = waiter in self._waiting
-                if queued:
-                    self._waiting.remove(waiter)
-            if not queued and waiter.slot is not None:
+    def _wait(self, admitted: bool) -> _Slot | None:
+        """Take a slot, or wait in line for one; None: not let in any more."""
+        while True:
+            with _lock:
+                if not admitted and (self._stopped or not self.enabled):
+                    return None
+                if self._free:
+                    slot = self._free.pop()
+                    slot.owner = threading.get_ident()
+                    return slot
+                waiter = _Waiter()
+                blocked = self._is_blocked(waiter.thread, set())
+                if not blocked:
+                    self._waiting.append(waiter)
+                    _waiting[waiter.thread] = self
+            if blocked:
+                raise PluginProcessingError(
+                    "the plugin is held by calls that wait for this one",
+                    plugin=plugin_name(self.plugin),
+                    retryable=True,
+                )
+            try:
+                waiter.lock.acquire()
+            except BaseException:  # Ctrl-C
+                with _lock:
+                    queued = waiter in self._waiting
+                    if queued:
+                        self._waiting.remove(waiter)
+                        _waiting.pop(waiter.thread, None)
+                if not queued and waiter.slot is not None:
+                    self._vacate(waiter.slot)
+                raise
+            if waiter.slot is not None:
+                if self.enabled or admitted:
+                    return waiter.slot
                 self._vacate(waiter.slot)
-            raise
-        if waiter.slot is None:  # woken without one: the plugin was stopped
-            self._refuse()
-        return waiter.slot
+                return None
+            # Woken without a slot: the plugin was stopped.
+
+    def _is_blocked(self, me: int, seen: set[PluginRunner]) -> bool:
+        """Whether no slot will be left unless `me` leaves one: all that hold them wait for it."""
+        if self in seen:
+            return True
+        seen.add(self)
+        for slot in self._slots:
+            if slot.owner != me:
+                runner = _waiting.get(slot.owner)
+                if runner is None or not runner._is_blocked(me, seen):
+                    return False
+        return True
 
     def _vacate(self, slot: _Slot) -> None:
         """Nobody holds this slot any more: hand it to who waited longest."""
-        at_end = None
-        with self._lock:
+        with _lock:
+            slot.depth = 0
             if self._waiting:
                 waiter = self._waiting.popleft()
+                _waiting.pop(waiter.thread, None)
+                slot.owner = waiter.thread
                 waiter.slot = slot
                 waiter.lock.release()
                 return
             self._free.append(slot)
-            if self._stopped and len(self._free) == len(self._slots):
-                for watcher in self._watching:
-                    watcher.lock.release()
-                self._watching = []
-                at_end, self._at_end = self._at_end, None
-        if at_end is not None:
-            at_end()
+        if self._stopped:
+            self._end_if_idle()
+
+    def _hold(self) -> None:
+        """This call goes to the supervisor; `_let_go` must follow."""
+        self._held.append(threading.get_ident())
+        _inside.depth += 1
+
+    def _let_go(self) -> None:
+        with _lock:
+            self._held.remove(threading.get_ident())
+        _inside.depth -= 1
+        if self._stopped:
+            self._end_if_idle()
+
+    def _is_idle(self) -> bool:
+        return len(self._free) == len(self._slots) and not self._held
+
+    def _end_if_idle(self) -> None:
+        """If this was the last call of a stopped runner, tell who waits for that."""
+        with ExitStack() as stack, _lock:
+            if not self._is_idle():
+                return
+            while self._watching:
+                self._watching.pop().lock.release()
+            while self._at_end:
+                stack.callback(self._at_end.pop())
+
+    def _is_let_in(self) -> bool:
+        """Hold the runner for a call that the supervisor begins, unless it takes no calls."""
+        with _lock:
+            if self._stopped or not self.enabled:
+                return False
+            self._hold()
+            return True
 
     def process_record(self, record: PluginRecord) -> PluginResult:
         """Run the plugin on one record, and count it.
@@ -234,27 +343,44 @@ class PluginRunner:
             The record failed.
         """
         require(record, PluginRecord, "record")
-        if self.tripped and not self._stopped and self.supervisor is not None:
-            return self.supervisor.record_refused(record)
         size = len(record.value)  # the plugin can release the view that the value may be
-        with self._entered() as slot:
-            started = time.monotonic_ns()
+        supervisor = self.supervisor
+        if self.tripped and supervisor is not None and self._is_let_in():
             try:
-                result = _outcome(slot.plugin, record)
-            except BaseException as error:
-                elapsed = time.monotonic_ns() - started
-                if self.supervisor is None or not isinstance(error, PluginError):
-                    self.counters.observe(1, 0, 0, 0, 1, size, 0, elapsed)
-                    raise
-                failure = error
-            else:
-                self._count_record(size, result, time.monotonic_ns() - started)
-                return result
-        assert self.supervisor is not None
-        return self.supervisor.record_failed(record, failure, elapsed)
+                return supervisor.record_refused(record, size)
+            finally:
+                self._let_go()
+        slot = self._enter()
+        if slot is None:
+            self.refuse()
+        started = time.monotonic_ns()
+        try:
+            result = _outcome(slot.plugin, record)
+        except BaseException as error:
+            elapsed = time.monotonic_ns() - started
+            if supervisor is None or not isinstance(error, PluginError):
+                self.counters.observe(1, 0, 0, 0, 1, size, 0, elapsed)
+                self._leave(slot)
+                raise
+            self._hold()
+            try:
+                self._leave(slot)
+                return supervisor.record_failed(record, error, size, elapsed)
+            finally:
+                self._let_go()
+        try:
+            self._count_record(size, result, time.monotonic_ns() - started)
+        finally:
+            self._leave(slot)
+        return result
 
-    def attempt_record(self, record: PluginRecord) -> PluginResult:
+    def attempt_record(self, record: PluginRecord) -> PluginResult | None:
         """Run the plugin on one record, whatever the circuit says, and count nothing.
+
+        Returns
+        -------
+        PluginResult or None
+            None if the plugin is stopped or disabled.
 
         Raises
         ------
@@ -262,14 +388,19 @@ class PluginRunner:
             The record failed.
         """
         require(record, PluginRecord, "record")
-        with self._entered() as slot:
+        slot = self._enter()
+        if slot is None:
+            return None
+        try:
             return _outcome(slot.plugin, record)
+        finally:
+            self._leave(slot)
 
     def _count_record(self, size_in: int, result: PluginResult, elapsed_ns: int) -> None:
         size_out = size_in
         success = filtered = skipped = 0
         if result.is_success:
-            success, size_out = 1, len(result.data or b"")
+            success, size_out = 1, _size_of(result)
         elif result.is_filtered:
             filtered, size_out = 1, 0
         else:
@@ -284,46 +415,75 @@ class PluginRunner:
         BatchResult
         """
         require(batch, RecordBatch, "batch")
-        if self.supervisor is not None:
-            if self.tripped and not self._stopped:
-                return self.supervisor.batch_refused(batch)
-            if len(batch) >= self._large:
-                return self.supervisor.large_batch(batch)
-        result = self.attempt_batch(batch)
-        if result.errors and self.supervisor is not None:
-            return self.supervisor.batch_failed(batch, result)
+        deadline = time.monotonic_ns() + self.timeout_ns if self.timeout_ns else 0
+        supervisor = self.supervisor
+        shared = len(batch) >= self._large and not is_inside()
+        if (self.tripped or shared) and supervisor is not None and self._is_let_in():
+            try:
+                if self.tripped:
+                    return supervisor.batch_refused(self, batch, deadline)
+                return supervisor.large_batch(self, batch, deadline)
+            finally:
+                self._let_go()
+        result = self._attempt(batch, deadline, whole=True)
+        if result is None:
+            self.refuse()
+        if result.error_count and supervisor is not None:
+            try:
+                return supervisor.batch_failed(batch, result, deadline)
+            finally:
+                self._let_go()
         self.count(batch, result)
         if self.shares and len(batch):
             self.learn(len(batch), result.processing_time)
         return result
 
-    def attempt_batch(self, batch: RecordBatch, deadline: int = 0) -> BatchResult:
+    def attempt_batch(
+        self, batch: RecordBatch, deadline: int = 0, admitted: bool = False
+    ) -> BatchResult | None:
         """Run the plugin on a batch, whatever the circuit says, and count nothing.
 
         Parameters
         ----------
         batch : RecordBatch
         deadline : int
-            What `time.monotonic_ns` says then; 0: `timeout_ns` from now.
+            What `time.monotonic_ns` says then; 0 for none.
+        admitted : bool
+            Part of a call that was let in: it ends, also if the plugin is stopped or disabled.
 
         Returns
         -------
-        BatchResult
+        BatchResult or None
+            None if the plugin is stopped or disabled.
         """
         require(batch, RecordBatch, "batch")
-        if not deadline and self.timeout_ns:
-            deadline = time.monotonic_ns() + self.timeout_ns
-        with self._entered() as slot:
-            started = time.monotonic_ns()
-            try:
-                timeout = (deadline - started) / 1e9 if deadline else None
-                result = run_batch(slot.plugin, batch, self._pool, timeout)
-            except BaseException:
+        return self._attempt(batch, deadline, admitted)
+
+    def _attempt(
+        self, batch: RecordBatch, deadline: int, admitted: bool = False, whole: bool = False
+    ) -> BatchResult | None:
+        """A `whole` call is counted if it is interrupted, and holds the runner if records failed.
+
+        Returns None if it is not let in.
+        """
+        slot = self._enter(admitted)
+        if slot is None:
+            return None
+        started = time.monotonic_ns()
+        try:
+            timeout = (deadline - started) / 1e9 if deadline else None
+            result = run_batch(slot.plugin, batch, self._pool, timeout)
+            result.processing_time = (time.monotonic_ns() - started) / 1e9
+        except BaseException:
+            if whole:
                 elapsed = time.monotonic_ns() - started
                 self.counters.observe(len(batch), 0, 0, 0, len(batch), batch.nbytes, 0, elapsed)
-                raise
-            result.processing_time = (time.monotonic_ns() - started) / 1e9
-            return result
+            self._leave(slot)
+            raise
+        if whole and result.error_count and self.supervisor is not None:
+            self._hold()
+        self._leave(slot)
+        return result
 
     def count(self, batch: RecordBatch, result: BatchResult) -> None:
         """Count what became of a batch."""
@@ -345,49 +505,61 @@ class PluginRunner:
     def stop(self, at_end: Callable[[], object] | None = None) -> None:
         """Take the plugin out of service.
 
-        Returns once no call is running; in the plugin's own call, at once.
+        Returns once no call is running; inside a call of any plugin, at once.
 
         Parameters
         ----------
         at_end : callable, optional
             Called when no call is running any more.
         """
-        inside = self._slot_of(threading.get_ident()) is not None
-        with self._lock:
+        with _lock:
             self._stopped = True
             while self._waiting:
-                self._waiting.popleft().lock.release()
-            if inside:
-                self._at_end = at_end
-                return
-        while True:
-            with self._lock:
-                if len(self._free) == len(self._slots):
-                    break
-                watcher = _Waiter()
-                self._watching.append(watcher)
-            try:
-                watcher.lock.acquire()
-            except BaseException:  # Ctrl-C: whoever leaves last sees to the end
-                with self._lock:
-                    ended = len(self._free) == len(self._slots)
-                    self._at_end = None if ended else at_end
-                if ended and at_end is not None:
-                    at_end()
-                raise
+                waiter = self._waiting.popleft()
+                _waiting.pop(waiter.thread, None)
+                waiter.lock.release()
+            if is_inside() and at_end is not None:
+                self._at_end.append(at_end)
+        if is_inside():
+            self._end_if_idle()
+            return
+        try:
+            while True:
+                with _lock:
+                    if self._is_idle():
+                        break
+                    waiter = _Waiter()
+                    self._watching.append(waiter)
+                waiter.lock.acquire()
+        except BaseException:  # Ctrl-C: whoever leaves last sees to the end
+            if at_end is not None:
+                self._at_end.append(at_end)
+            self._end_if_idle()
+            raise
         if at_end is not None:
             at_end()
 
     def after_fork(self) -> None:
         """In the child of a fork: calls of other threads are gone, and with them their slots."""
         me = threading.get_ident()
-        self._lock = threading.Lock()
         self._waiting.clear()
         self._watching = []
-        for slot in self._slots:
-            if slot.owner != me:
-                slot.depth = 0
-        self._free = [slot for slot in reversed(self._slots) if not slot.depth]
+        self._held = [thread for thread in self._held if thread == me]
+        mine = [slot for slot in self._slots if slot.depth and slot.owner == me]
+        self._free = [slot for slot in reversed(self._slots) if slot not in mine]
+        for slot in self._free:
+            slot.depth = 0
+            self._at_rest(slot.plugin)
+        for slot in mine:
+            set_state(slot.plugin, PluginState.RUNNING)
+
+
+def _size_of(result: PluginResult) -> int:
+    """Bytes of a new value; the plugin can have released the view that it may be."""
+    try:
+        return len(result.data or b"")
+    except ValueError:
+        return 0
 
 
 def _outcome(plugin: DataFlarePlugin, record: PluginRecord) -> PluginResult:

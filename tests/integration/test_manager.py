@@ -7,6 +7,7 @@ from types import MappingProxyType, ModuleType
 
 import numpy as np
 import pytest
+from helpers import LIMIT, run_threads
 
 from dataflare.config import BatchConfig, MemoryPoolConfig, PluginManagerConfig
 from dataflare.errors import (
@@ -23,27 +24,6 @@ from dataflare.types import PluginInfo, PluginState
 
 READY, STOPPED = PluginState.READY, PluginState.STOPPED
 INSTANCES = 4  # of a class, with the default parallelism
-LIMIT = 60  # seconds until a thread that hangs fails its test
-
-
-def run_threads(*functions):
-    """Run each in a thread of its own, to the end; what one raises is raised here."""
-    raised = []
-
-    def guarded(function):
-        try:
-            function()
-        except BaseException as error:
-            raised.append(error)
-
-    threads = [threading.Thread(target=guarded, args=(function,)) for function in functions]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(LIMIT)
-        assert not thread.is_alive()
-    if raised:
-        raise raised[0]
 
 
 # ---- registering
