@@ -7,7 +7,7 @@
 | sh | runs in bash, which stops at the first command that fails |
 | c | must compile against ``dataflare.h`` |
 | json, toml | must be read |
-| text | is output, a file or a drawing: nothing happens |
+| text, promql | is output, a file, a drawing, a query: nothing happens |
 
 Any other language is an error, as is a block without one. Blocks of MyST (``{toctree}``) are for
 Sphinx, which fails at what it does not know.
@@ -85,6 +85,7 @@ def run(blocks: list[Block]) -> None:
         "json": lambda block: [json.loads(line) for line in block.code.splitlines()],
         "toml": lambda block: tomllib.loads(block.code),
         "text": lambda block: None,
+        "promql": lambda block: None,
     }
     for block in blocks:
         if block.language.startswith("{"):

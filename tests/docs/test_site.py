@@ -7,7 +7,9 @@ import sys
 from pathlib import Path
 
 import dataflare
+import dataflare.otel
 import dataflare.plugins
+import dataflare.prometheus
 from dataflare.cli.specs import BUILTINS
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -35,10 +37,12 @@ def signature_of(function: ast.FunctionDef) -> str:
 
 
 def test_the_api_describes_every_public_name():
-    """Of the package and of `dataflare.plugins`."""
+    """Of the package and of its public modules."""
     names = set(described())
     assert set(dataflare.__all__) <= names
-    assert {f"plugins.{name}" for name in dataflare.plugins.__all__} <= names
+    for module in (dataflare.plugins, dataflare.prometheus, dataflare.otel):
+        short = module.__name__.removeprefix("dataflare.")
+        assert {f"{short}.{name}" for name in module.__all__} <= names
 
 
 def test_written_signatures_are_those_of_the_stubs():
