@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -50,6 +51,7 @@ def run_script(backend: str, code: str) -> str:
     variable = "1" if backend == "python" else "0"
     done = subprocess.run(
         [sys.executable, "-c", code],
+        cwd=tempfile.gettempdir(),  # not where an unbuilt package would be found first
         env={**os.environ, "DATAFLARE_PURE_PYTHON": variable},
         capture_output=True,
         text=True,

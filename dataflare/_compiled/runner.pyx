@@ -54,6 +54,7 @@ cdef object RUNNING = PluginState.RUNNING
 cdef Py_ssize_t NEVER = (<size_t>-1) >> 1
 cdef Py_ssize_t FIRST_GUESS = 4096       # records, before anything was measured
 cdef int64_t WORTH_SHARING = 200_000     # nanoseconds; the round trip of a thread takes 50,000
+cdef Py_ssize_t FEW = 16                 # records: what so few take is mostly the call's own time
 
 
 cdef struct Slot:
@@ -510,6 +511,8 @@ cdef class PluginRunner:
     def learn(self, Py_ssize_t records, double seconds):
         """Note how long so many records take one thread: it says which batches are large."""
         cdef double least = 1e-9
+        if records < FEW and seconds * 1e9 < WORTH_SHARING:
+            return
         self.large = max(<Py_ssize_t>(WORTH_SHARING * 1e-9 * records / max(seconds, least)), 2)
 
     def stop(self, at_end=None):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import operator
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
-from functools import cached_property
 from typing import NoReturn, SupportsIndex, cast, final, overload
 
 import numpy as np
@@ -53,6 +52,7 @@ class BatchResult:
     _given: Given
     _status: npt.NDArray[np.uint8]
     _counts: list[int]
+    _found_places: list[int] | None = None
 
     def __init__(self) -> None:
         raise TypeError(
@@ -288,12 +288,14 @@ class BatchResult:
         place = self._places[index]
         return PluginResult.success(self.output.value_at(place), self._given[place])
 
-    @cached_property
+    @property
     def _places(self) -> list[int]:
         """Where the value of each record that goes on stands in the output."""
-        goes_on = (self._status == SUCCESS) | (self._status == SKIP)
-        places: list[int] = (np.cumsum(goes_on) - 1).tolist()
-        return places
+        # No cached_property: in Python 3.11 it has a lock, which a fork may find held for ever.
+        if self._found_places is None:
+            goes_on = (self._status == SUCCESS) | (self._status == SKIP)
+            self._found_places = (np.cumsum(goes_on) - 1).tolist()
+        return self._found_places
 
 
 @final

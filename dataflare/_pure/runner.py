@@ -41,6 +41,7 @@ from dataflare.types import PluginState
 
 _FIRST_GUESS = 4096  # records, before anything was measured
 _WORTH_SHARING = 200e-6  # seconds of work; a round trip of a thread takes 50e-6
+_FEW = 16  # records: what so few take is mostly the call's own time
 
 
 class Supervisor(Protocol):
@@ -500,6 +501,8 @@ class PluginRunner:
 
     def learn(self, records: int, seconds: float) -> None:
         """Note how long so many records take one thread: it says which batches are large."""
+        if records < _FEW and seconds < _WORTH_SHARING:
+            return
         self._large = max(int(_WORTH_SHARING * records / max(seconds, 1e-9)), 2)
 
     def stop(self, at_end: Callable[[], object] | None = None) -> None:

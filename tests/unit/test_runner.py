@@ -239,3 +239,65 @@ def test_a_runner_takes_plugins_and_records_alone(backend, make_runner) -> None:
         with pytest.raises(TypeError):
             runner.process_batch(wrong)
     assert runner.counters.batches == 0
+
+
+@pytest.fixture
+def supervised(backend):
+    """A runner that shares batches, and what it gave to its supervisor."""
+    seen = []
+
+    class Supervisor:
+        def large_batch(self, runner, batch, deadline):
+            seen.append(len(batch))
+            return runner.attempt_batch(batch, deadline, True)
+
+    with backend.MemoryPool() as pool:
+        runner = backend.PluginRunner([backend.Upper()] * 2, pool, None, Supervisor())
+        runner.shares = True
+        yield runner, seen
+
+
+@pytest.mark.parametrize(
+    ("records", "seconds", "large"),
+    [(1000, 1e-4, 2000), (16, 0.001, 3), (1, 1.0, 2), (1000, 0.0, 2 * 10**8), (5, 1e-5, 4096)],
+)
+def test_a_batch_is_large_if_it_takes_long_enough(
+    backend, supervised, records, seconds, large
+) -> None:
+    """A fifth of a millisecond, by what was measured last; a few records say little."""
+    runner, seen = supervised
+    for size in (large - 1, large):
+        if size > 10**6:
+            continue
+        runner.shares = True  # as if nothing was measured
+        runner.learn(records, seconds)
+        runner.process_batch(backend.RecordBatch.from_values([b"a"] * size))
+    assert seen == [large] * (large <= 10**6)
+
+
+def test_nothing_is_large_unless_it_is_to_be_shared(backend, supervised) -> None:
+    """Nor inside a call of a plugin."""
+    runner, seen = supervised
+    batch = backend.RecordBatch.from_values([b"a"] * 5000)
+    outer = backend.PluginRunner(
+        [backend.map_plugin(lambda _: runner.process_batch(batch) and b"")], backend.MemoryPool()
+    )
+    outer.process_batch(batch[:1])
+    runner.shares = False
+    runner.process_batch(batch)
+    assert seen == []
+    assert not backend.is_inside()
+
+
+def test_the_state_after_a_call_is_that_of_the_circuit(backend, make_runner) -> None:
+    """ERROR while it is open, also for calls that began before."""
+
+    class Trips(backend.DataFlarePlugin):
+        def process(self, record):
+            runner.tripped = not runner.tripped
+            return backend.PluginResult.skip()
+
+    runner = make_runner(Trips())
+    for state in (PluginState.ERROR, PluginState.READY):
+        calls_of(backend, runner)[0]()
+        assert runner.plugin.get_state() is state
