@@ -207,26 +207,29 @@ class PluginService:
     # What the runner asks
 
     def record_failed(
-        self, record: PluginRecord, error: PluginError, size: int, elapsed_ns: int
+        self,
+        runner: PluginRunner,
+        record: PluginRecord,
+        error: PluginError,
+        size: int,
+        elapsed_ns: int,
     ) -> PluginResult:
         """Try again, let the fallback have it, or raise for good; counted here."""
         result = None
         attempts = 1
         with self._counted_if_interrupted(1, size):
-            while self._may_retry(error, attempts):
+            while result is None and self._may_retry(runner, error, attempts):
                 began = time.monotonic_ns()
-                try:
-                    result = self._current(lambda runner: runner.attempt_record(record))
-                except PluginError as again:
-                    error = again
-                else:
-                    if result is None:  # stopped or disabled meanwhile: it stays as it is
-                        break
+                outcome, runner = self._current(lambda runner: runner.attempt_record(record))
+                if outcome is None:  # stopped or disabled meanwhile: it stays as it is
+                    break
                 attempts += 1
                 self.counters.count_recovery(retries=1)
                 elapsed_ns += time.monotonic_ns() - began
-                if result is not None:
-                    break
+                if isinstance(outcome, PluginError):
+                    error = outcome
+                else:
+                    result = outcome
         return self._settle(record, result, error, attempts, size, elapsed_ns)
 
     def record_refused(self, record: PluginRecord, size: int) -> PluginResult:
@@ -235,24 +238,25 @@ class PluginService:
             return self._settle(record, None, self._open_error(), 0, size, 0)
         began = time.monotonic_ns()
         worked: bool | None = False
-        result, failure = None, None
         try:
             with self._counted_if_interrupted(1, size):
-                try:
-                    result = self._current(lambda runner: runner.attempt_record(record))
-                    worked = None if result is None else True
-                except PluginError as error:
-                    failure = error
+                outcome, runner = self._current(lambda runner: runner.attempt_record(record))
+            worked = None if outcome is None else not isinstance(outcome, PluginError)
         finally:
             self.breaker.probe_ended(worked)
-        if worked is None:
-            self.runner.refuse()
-        return self._settle(record, result, failure, 1, size, time.monotonic_ns() - began)
+        if outcome is None:
+            runner.refuse()
+        elapsed_ns = time.monotonic_ns() - began
+        if isinstance(outcome, PluginError):
+            return self._settle(record, None, outcome, 1, size, elapsed_ns)
+        return self._settle(record, outcome, None, 1, size, elapsed_ns)
 
-    def batch_failed(self, batch: RecordBatch, result: BatchResult, deadline: int) -> BatchResult:
+    def batch_failed(
+        self, runner: PluginRunner, batch: RecordBatch, result: BatchResult, deadline: int
+    ) -> BatchResult:
         """Try what failed again, let the fallback have it, bury the rest; counted here."""
         attempts = {index: int(not _is_too_late(error)) for index, error in result.errors}
-        return self._recover(batch, result, attempts, deadline)
+        return self._recover(runner, batch, result, attempts, deadline)
 
     def batch_refused(self, runner: PluginRunner, batch: RecordBatch, deadline: int) -> BatchResult:
         """The circuit is open: probe it with the first record if it is time."""
@@ -279,7 +283,7 @@ class PluginService:
         result.processing_time = sum(part.processing_time for part in parts)
         if not worked:
             return self._conclude(batch, result, {0: 1})
-        return self.batch_failed(batch, result, deadline)
+        return self.batch_failed(runner, batch, result, deadline)
 
     def large_batch(self, runner: PluginRunner, batch: RecordBatch, deadline: int) -> BatchResult:
         """Share a batch out among threads; counted here."""
@@ -295,20 +299,29 @@ class PluginService:
             result = BatchResult.joined(batch, results, self._pool)
         result.processing_time = (time.monotonic_ns() - began) / 1e9
         if result.error_count:
-            return self.batch_failed(batch, result, deadline)
+            return self.batch_failed(runner, batch, result, deadline)
         runner.learn(len(batch), sum(part.processing_time for part in results))
         runner.count(batch, result)
         return result
 
     # Its parts
 
-    def _current(self, call: Callable[[PluginRunner], _T | None]) -> _T | None:
-        """Call the runner that is in service, also when it is replaced meanwhile."""
+    def _current(
+        self, call: Callable[[PluginRunner], _T | None]
+    ) -> tuple[_T | PluginError | None, PluginRunner]:
+        """Call the runner that is in service, also when it is replaced meanwhile.
+
+        What it raised counts as an outcome; None is that of a plugin that takes no calls.
+        """
+        outcome: _T | PluginError | None
         while True:
             runner = self.runner
-            outcome = call(runner)
+            try:
+                outcome = call(runner)
+            except PluginError as error:
+                outcome = error
             if outcome is not None or self.runner is runner:
-                return outcome
+                return outcome, runner
 
     @contextmanager
     def _counted_if_interrupted(self, records: int, size: int) -> Iterator[None]:
@@ -327,41 +340,48 @@ class PluginService:
         except Exception as error:
             return BatchResult.failed(batch, _as_plugin_error(error, runner.plugin))
 
-    def _may_retry(self, error: PluginError, attempts: int, deadline: int = 0) -> bool:
+    def _may_retry(self, runner: PluginRunner, error: PluginError, attempts: int) -> bool:
         """Wait before the next attempt, if there may be one."""
-        if attempts > self.config.max_retries or not is_retryable(error, self.runner.plugin):
+        if attempts > self.config.max_retries or not is_retryable(error, runner.plugin):
             return False
-        return self._pause(attempts, deadline)
+        return self._pause(runner, attempts, 0)
 
-    def _pause(self, attempt: int, deadline: int) -> bool:
-        """Wait before the next attempt; False if it would come too late."""
+    def _pause(self, runner: PluginRunner, attempt: int, deadline: int) -> bool:
+        """Wait after a failure of this runner; False if the next attempt would come too late."""
         delay = retry_delay(attempt, self.config)
         if deadline and time.monotonic_ns() + delay * 1e9 >= deadline:
             return False
-        self._wake.wait(delay)
+        with self._lock:
+            wake = self._wake
+            replaced = self.runner is not runner
+        if not replaced:
+            wake.wait(delay)
         return not self._ending
 
-    def _retryable(self, result: BatchResult, attempts: dict[int, int]) -> list[int]:
+    def _retryable(
+        self, runner: PluginRunner, result: BatchResult, attempts: dict[int, int]
+    ) -> list[int]:
         """The records that failed at the last attempt and may be tried again."""
         most = self.config.max_retries
-        plugin = self.runner.plugin
         return [
             index
             for index, error in result.errors
-            if 0 < attempts.get(index, 0) <= most and is_retryable(error, plugin)
+            if 0 < attempts.get(index, 0) <= most and is_retryable(error, runner.plugin)
         ]
 
     def _recover(
-        self, batch: RecordBatch, result: BatchResult, attempts: dict[int, int], deadline: int
+        self,
+        runner: PluginRunner,
+        batch: RecordBatch,
+        result: BatchResult,
+        attempts: dict[int, int],
+        deadline: int,
     ) -> BatchResult:
         with self._counted_if_interrupted(len(batch), batch.nbytes):
-            waiting = self._retryable(result, attempts)
-            while waiting and self._pause(attempts[waiting[0]], deadline):
+            waiting = self._retryable(runner, result, attempts)
+            while waiting and self._pause(runner, attempts[waiting[0]], deadline):
                 part = batch.take(waiting)
-                try:
-                    again = self._current(lambda runner: runner.attempt_batch(part, deadline))  # noqa: B023
-                except Exception as error:
-                    again = BatchResult.failed(part, _as_plugin_error(error, self.runner.plugin))
+                again, runner = self._attempt_again(part, deadline)
                 if again is None:  # stopped or disabled meanwhile: it stays as it is
                     break
                 self.counters.count_recovery(retries=len(waiting))
@@ -369,8 +389,20 @@ class PluginService:
                     attempts[index] += 1
                 result = self._merge(batch, result, waiting, again)
                 still = set(waiting)
-                waiting = [i for i in self._retryable(result, attempts) if i in still]
+                waiting = [i for i in self._retryable(runner, result, attempts) if i in still]
         return self._conclude(batch, result, attempts)
+
+    def _attempt_again(
+        self, batch: RecordBatch, deadline: int
+    ) -> tuple[BatchResult | None, PluginRunner]:
+        try:
+            outcome, runner = self._current(lambda runner: runner.attempt_batch(batch, deadline))
+        except Exception as error:  # of the engine, not of a record
+            runner = self.runner
+            outcome = _as_plugin_error(error, runner.plugin)
+        if isinstance(outcome, PluginError):
+            outcome = BatchResult.failed(batch, outcome)
+        return outcome, runner
 
     def _merge(
         self, batch: RecordBatch, result: BatchResult, indices: list[int], again: BatchResult

@@ -7,6 +7,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 LIMIT = 60  # seconds until what hangs fails its test
 
@@ -61,3 +62,14 @@ def run_script(backend: str, code: str) -> str:
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stderr == ""
     return done.stdout
+
+
+def conserved(manager: Any, name: str = "x") -> Any:
+    """The metrics, once it is clear that no record is missing in them."""
+    metrics = manager.get_metrics(name)
+    parts = (
+        metrics.successful + metrics.filtered + metrics.skipped + metrics.failed
+        + metrics.dead_lettered
+    )  # fmt: skip
+    assert metrics.total_processed == parts
+    return metrics

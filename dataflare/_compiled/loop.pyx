@@ -339,11 +339,31 @@ cdef BatchResult run_chain(Chain chain, RecordBatch batch, MemoryPool pool, int6
     cdef int64_t began
     cdef BatchResult result
     if len(chain.stages) > 1:
+        if deadline and not any([hasattr(stage, "process_batch") for stage in chain.stages]):
+            return run_stages_until(chain, batch, pool, deadline)
         return run_stages(chain, batch, pool, deadline)
     began = nanoseconds()
     result = run(chain.stages[0], batch, pool, deadline)
     chain.stage_ns[0] += nanoseconds() - began
     return result
+
+
+cdef BatchResult run_stages_until(Chain chain, RecordBatch batch, MemoryPool pool,
+                                  int64_t deadline):
+    """Lap by lap through all stages, so that what was begun in time is not lost behind it."""
+    cdef Py_ssize_t start = 0, stop, length = batch.columns.length
+    cdef RecordBatch rest
+    cdef Pace pace
+    parts = []
+    begin_pace(&pace, deadline)
+    while start < length and not next_lap(&pace):
+        stop = min(start + pace.lap, length)
+        parts.append(run_stages(chain, batch.cut(start, stop), pool, 0))
+        start = stop
+    if start < length:
+        rest = batch.cut(start, length)
+        parts.append(BatchResult.failed(rest, too_late(plugin_name(chain))))
+    return BatchResult.joined(batch, parts, pool)
 
 
 cdef BatchResult run_stages(Chain chain, RecordBatch batch, MemoryPool pool, int64_t deadline):

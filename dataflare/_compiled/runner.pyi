@@ -11,11 +11,16 @@ from dataflare.errors import PluginError
 
 class Supervisor(Protocol):
     def record_failed(
-        self, record: PluginRecord, error: PluginError, size: int, elapsed_ns: int
+        self,
+        runner: PluginRunner,
+        record: PluginRecord,
+        error: PluginError,
+        size: int,
+        elapsed_ns: int,
     ) -> PluginResult: ...
     def record_refused(self, record: PluginRecord, size: int) -> PluginResult: ...
     def batch_failed(
-        self, batch: RecordBatch, result: BatchResult, deadline: int
+        self, runner: PluginRunner, batch: RecordBatch, result: BatchResult, deadline: int
     ) -> BatchResult: ...
     def batch_refused(
         self, runner: PluginRunner, batch: RecordBatch, deadline: int

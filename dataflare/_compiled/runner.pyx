@@ -369,7 +369,7 @@ cdef class PluginRunner:
             self.hold()
             try:
                 self.leave(slot)
-                return self.supervisor.record_failed(record, error, size_in, now - started)
+                return self.supervisor.record_failed(self, record, error, size_in, now - started)
             finally:
                 self.let_go()
         now = nanoseconds()
@@ -440,7 +440,7 @@ cdef class PluginRunner:
             self.refuse()
         if result.counts[DF_ERROR] and self.supervisor is not None:
             try:
-                return self.supervisor.batch_failed(batch, result, deadline)
+                return self.supervisor.batch_failed(self, batch, result, deadline)
             finally:
                 self.let_go()
         self.count_at(batch, result, now)

@@ -34,6 +34,7 @@ from dataflare._pure.result import (
 from dataflare.errors import TOO_LATE, PluginError, PluginProcessingError, PluginTimeoutError
 
 _Item = TypeVar("_Item")
+_LAP = 4  # records of a chain between two looks at the clock
 
 
 def run_record(plugin: DataFlarePlugin, record: PluginRecord) -> PluginResult:
@@ -188,6 +189,25 @@ def _check_errors(result: BatchResult) -> None:
 
 
 def _run_chain(
+    chain: Chain, batch: RecordBatch, pool: MemoryPool | None, deadline: float
+) -> BatchResult:
+    whole = len(chain.stages) == 1 or any(hasattr(stage, "process_batch") for stage in chain.stages)
+    if deadline == math.inf or whole:
+        return _run_stages(chain, batch, pool, deadline)
+    # Lap by lap through all stages, so that what was begun in time is not lost behind it.
+    parts = []
+    start = 0
+    while start < len(batch) and time.monotonic() < deadline:
+        part = batch[start : start + _LAP]
+        parts.append(_run_stages(chain, part, pool, math.inf))
+        start += len(part)
+    if start < len(batch):
+        late = PluginTimeoutError(TOO_LATE, plugin=plugin_name(chain))
+        parts.append(BatchResult.failed(batch[start:], late))
+    return BatchResult.joined(batch, parts, pool)
+
+
+def _run_stages(
     chain: Chain, batch: RecordBatch, pool: MemoryPool | None, deadline: float
 ) -> BatchResult:
     status = bytearray([SKIP]) * len(batch)

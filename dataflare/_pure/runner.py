@@ -53,11 +53,16 @@ class Supervisor(Protocol):
     """
 
     def record_failed(
-        self, record: PluginRecord, error: PluginError, size: int, elapsed_ns: int
+        self,
+        runner: PluginRunner,
+        record: PluginRecord,
+        error: PluginError,
+        size: int,
+        elapsed_ns: int,
     ) -> PluginResult: ...
     def record_refused(self, record: PluginRecord, size: int) -> PluginResult: ...
     def batch_failed(
-        self, batch: RecordBatch, result: BatchResult, deadline: int
+        self, runner: PluginRunner, batch: RecordBatch, result: BatchResult, deadline: int
     ) -> BatchResult: ...
     def batch_refused(
         self, runner: PluginRunner, batch: RecordBatch, deadline: int
@@ -367,7 +372,7 @@ class PluginRunner:
             self._hold()
             try:
                 self._leave(slot)
-                return supervisor.record_failed(record, error, size, elapsed)
+                return supervisor.record_failed(self, record, error, size, elapsed)
             finally:
                 self._let_go()
         try:
@@ -432,7 +437,7 @@ class PluginRunner:
             self.refuse()
         if result.error_count and supervisor is not None:
             try:
-                return supervisor.batch_failed(batch, result, deadline)
+                return supervisor.batch_failed(self, batch, result, deadline)
             finally:
                 self._let_go()
         self.count(batch, result)

@@ -4,9 +4,11 @@ import pytest
 from helpers import run_script
 
 BEGIN = '''
-import faulthandler, os, sys, threading, time
+import faulthandler, os, signal, threading, time
 import dataflare.plugins
 from dataflare import BatchConfig, FailureRecoveryConfig, PluginManager, PluginManagerConfig
+
+faulthandler.register(signal.SIGALRM, chain=True)
 
 def manager_of(**recovery):
     return PluginManager(PluginManagerConfig(
@@ -19,7 +21,7 @@ def in_child(check):
     child = os.fork()
     if child == 0:
         try:
-            faulthandler.dump_traceback_later(30, exit=True)
+            signal.alarm(30)
             check()
             os._exit(0)
         except BaseException:
