@@ -53,7 +53,6 @@ cdef object RUNNING = PluginState.RUNNING
 
 cdef Py_ssize_t NEVER = (<size_t>-1) >> 1
 cdef Py_ssize_t FIRST_GUESS = 4096       # records, before anything was measured
-cdef Py_ssize_t TELLING = 64             # records; fewer tell of the call more than of themselves
 cdef int64_t WORTH_SHARING = 200_000     # nanoseconds; the round trip of a thread takes 50,000
 cdef Py_ssize_t FEW = 16                 # records: what so few take is mostly the call's own time
 
@@ -444,7 +443,7 @@ cdef class PluginRunner:
             finally:
                 self.let_go()
         self.count_at(batch, result, now)
-        if self.sharing and length >= TELLING:
+        if self.sharing and length:
             self.learn(length, result.processing_time)
         return result
 

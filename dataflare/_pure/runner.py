@@ -40,7 +40,6 @@ from dataflare.errors import (
 from dataflare.types import PluginState
 
 _FIRST_GUESS = 4096  # records, before anything was measured
-_TELLING = 64  # records; fewer tell of the call more than of themselves
 _WORTH_SHARING = 200e-6  # seconds of work; a round trip of a thread takes 50e-6
 _FEW = 16  # records: what so few take is mostly the call's own time
 
@@ -441,7 +440,7 @@ class PluginRunner:
             finally:
                 self._let_go()
         self.count(batch, result)
-        if self.shares and len(batch) >= _TELLING:
+        if self.shares and len(batch):
             self.learn(len(batch), result.processing_time)
         return result
 
