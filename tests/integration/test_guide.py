@@ -1,4 +1,4 @@
-"""What DataFlare promises, one test for each row of the guide: the table of contents of the product.
+"""What DataFlare promises, a test for each row of the guide: the table of contents of the product.
 
 Each test is short and shows that the row is true; the details are tested elsewhere.
 """
