@@ -10,6 +10,7 @@ from dataflare.config import (
     FailureRecoveryConfig,
     MemoryPoolConfig,
     PluginManagerConfig,
+    seconds,
 )
 
 NAN = float("nan")
@@ -72,7 +73,6 @@ def test_defaults_are_those_of_the_guide() -> None:
         (BatchConfig, {"parallelism": 0}, ValueError),
         (BatchConfig, {"parallelism": 1.5}, TypeError),
         (BatchConfig, {"enable_parallel": "yes"}, TypeError),
-        (BatchConfig, {"max_batch_bytes": 0}, ValueError),
         (FailureRecoveryConfig, {"max_retries": -1}, ValueError),
         (FailureRecoveryConfig, {"max_retries": "3"}, TypeError),
         (FailureRecoveryConfig, {"retry_interval": -0.1}, ValueError),
