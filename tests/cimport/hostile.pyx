@@ -2,12 +2,85 @@
 # Native plugins that do what a plugin must not do, and some for the lesser-used parts of the API.
 from libc.string cimport memcpy, memset
 
+from posix.time cimport CLOCK_MONOTONIC, clock_gettime, nanosleep, timespec
+
 from dataflare cimport (
     ERROR, FILTERED, SKIP, SUCCESS, Batch, Emitter, NativePlugin, Output, Record, View, commit,
     drop, emit, fail, forward, pass_on, put, reserve
 )
 
-__all__ = ["BatchHook", "Calls", "Nothing", "Odd", "Overrun", "Repeat", "ShowRecord"]
+__all__ = ["BatchHook", "Calls", "Meets", "Nothing", "Odd", "Overrun", "Repeat", "ShowRecord",
+           "Sleeps", "ThreadSafeMeets"]
+
+
+cdef extern from *:
+    """
+    static int count_up(int *count) { return __atomic_add_fetch(count, 1, __ATOMIC_SEQ_CST); }
+    static int look_at(int *count) { return __atomic_load_n(count, __ATOMIC_SEQ_CST); }
+    """
+    int count_up(int *count) noexcept nogil
+    int look_at(int *count) noexcept nogil
+
+
+cdef void take_a_nap() noexcept nogil:
+    cdef timespec nap
+    nap.tv_sec = 0
+    nap.tv_nsec = 20_000_000
+    nanosleep(&nap, NULL)
+
+
+cdef class Sleeps(NativePlugin):
+    """Sleeps 20 ms at each value that begins with 's'; `hook`: in a loop of its own."""
+    cdef bint hook
+
+    def __init__(self, hook=False):
+        self.hook = hook
+
+    cdef int c_process(self, const Record *record, Emitter *out) except? -1 nogil:
+        if record.value.size and record.value.data[0] == c's':
+            take_a_nap()
+        if record.value.size and record.value.data[0] == c'f':
+            return fail(out, 0, "told to")
+        return SKIP
+
+    cdef int c_process_batch(self, const Batch *batch, Output *out) except? -1 nogil:
+        cdef Py_ssize_t i
+        if not self.hook:
+            return NativePlugin.c_process_batch(self, batch, out)
+        while out.position < batch.length:
+            i = out.position
+            if batch.values[i].size and batch.values[i].data[0] == c's':
+                take_a_nap()
+            pass_on(out, batch)
+        return 0
+
+
+cdef class Meets(NativePlugin):
+    """At each value that begins with 'm' waits for so many threads to be there, without the GIL."""
+    cdef int wanted
+    cdef int there
+
+    def __init__(self, wanted):
+        self.wanted = wanted
+
+    cdef int c_process(self, const Record *record, Emitter *out) except? -1 nogil:
+        cdef timespec now
+        cdef long limit
+        if record.value.size == 0 or record.value.data[0] != c'm':
+            return SKIP
+        clock_gettime(CLOCK_MONOTONIC, &now)
+        limit = now.tv_sec + 60
+        count_up(&self.there)
+        while look_at(&self.there) < self.wanted:
+            clock_gettime(CLOCK_MONOTONIC, &now)
+            if now.tv_sec > limit:
+                return fail(out, 0, "nobody came")
+        return SKIP
+
+
+class ThreadSafeMeets(Meets):
+    """Says that several threads may run it."""
+    thread_safe = True
 
 
 cdef class Nothing(NativePlugin):

@@ -300,6 +300,81 @@ def test_debug_mode_changes_no_result(watching, manager, hostile):
     assert watching.pool.violations == ()
 
 
+def config_of(**recovery):
+    """A configuration in which threads share batches and no circuit opens."""
+    return dataflare.PluginManagerConfig(
+        batch_config=dataflare.BatchConfig(parallelism=3),
+        failure_recovery=dataflare.FailureRecoveryConfig(circuit_breaker_threshold=1, **recovery),
+    )
+
+
+@pytest.mark.parametrize("way", ["instance", "class"])
+def test_native_plugins_run_at_the_same_time(hostile, way):
+    """Threads that wait for each other without the GIL are all there: a batch is really shared."""
+    values = [b"%d" % i for i in range(30_000)]
+    for part in range(3):
+        values[part * 10_000] = b"meet"
+    single = hostile.ThreadSafeMeets(3)
+    with dataflare.PluginManager(config_of()) as manager:
+        manager.register_plugin("x", single if way == "instance" else lambda: single)
+        result = manager.process_batch("x", values)
+        assert result.errors == []
+        assert result.output.to_pylist() == values
+
+
+def test_a_native_instance_that_is_not_thread_safe_is_not_shared(hostile):
+    """It runs on the thread of its caller."""
+    with dataflare.PluginManager(config_of()) as manager:
+        manager.register_plugin("x", hostile.Meets(1))
+        assert manager.process_batch("x", [b"meet"] * 30_000).errors == []
+        assert manager.get_system_status().workers == 0
+
+
+@pytest.mark.parametrize("fast", [0, 100_000])
+@pytest.mark.parametrize("kind", ["loop", "hook", "fused", "chain"])
+def test_a_deadline_ends_a_native_batch(hostile, kind, fast):
+    """Also after many fast records: a few slow ones more at most, and the output is whole."""
+    plugin = {
+        "loop": hostile.Sleeps,
+        "hook": lambda: hostile.Sleeps(True),
+        "fused": lambda: Chain(hostile.Sleeps(), Upper()),
+        "chain": lambda: Chain(hostile.Sleeps(), dataflare.map_plugin(bytes.upper)),
+    }[kind]()
+    fast = fast // 50 if kind == "chain" else fast
+    values = [b"q%d" % i for i in range(fast)] + [b"s%d" % i for i in range(1000)]
+    with dataflare.PluginManager(config_of(batch_timeout=0.4)) as manager:
+        manager.register_plugin("x", plugin)
+        result = manager.process_batch("x", values)
+        done = len(values) - result.error_count
+        assert fast <= done <= fast + 20 + 16
+        assert [i for i, _ in result.errors] == list(range(done, len(values)))
+        assert {type(error) for _, error in result.errors} == {dataflare.PluginTimeoutError}
+        kept = [v.upper() for v in values[:done]] if kind in ("fused", "chain") else values[:done]
+        assert result.output.to_pylist() == kept
+        assert manager.get_metrics("x").total_processed == len(values)
+
+
+def test_failures_before_a_deadline_keep_their_reason(hostile):
+    """Those behind it have that of the deadline."""
+    values = [b"f", b"s", b"f"] + [b"s"] * 500
+    with dataflare.PluginManager(config_of(batch_timeout=0.3)) as manager:
+        manager.register_plugin("x", hostile.Sleeps())
+        errors = dict(manager.process_batch("x", values).errors)
+    assert str(errors[0]) == str(errors[2]) == "told to"
+    assert type(errors[502]) is dataflare.PluginTimeoutError
+
+
+@pytest.mark.parametrize("mode", ["good", "long", "raise"])
+def test_a_batch_hook_sees_a_growing_batch_until_a_deadline(hostile, mode):
+    """One that goes by out.position gives the same as without a deadline."""
+    batch = dataflare.RecordBatch.from_values([b"%d" % i for i in range(200)])
+    plain = dataflare._backend.run_batch(hostile.BatchHook(mode), batch)
+    timed = dataflare._backend.run_batch(hostile.BatchHook(mode), batch, None, 1000)
+    assert timed.status.tolist() == plain.status.tolist()
+    assert timed.output.to_pylist() == plain.output.to_pylist()
+    assert list(map(str, timed.errors)) == list(map(str, plain.errors))
+
+
 def test_plugin_of_another_abi_is_refused(tmp_path):
     """A plugin built against another native ABI is refused with a sentence, before any call."""
     package = Path(dataflare.__file__).parent

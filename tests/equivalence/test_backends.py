@@ -1,5 +1,6 @@
 """The same in, the same out: between the backends, and between the ways to run a plugin."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -77,6 +78,19 @@ def test_backends_agree(backends, batch: Batch, plugin: Plugin) -> None:
         for backend in backends
     )
     assert compiled == pure
+
+
+@settings(max_examples=400)
+@given(batch=batches(), plugin=PLUGINS | NATIVE_CHAINS.map(chain_of), copies=st.integers(1, 9))
+def test_a_deadline_that_is_met_changes_nothing(
+    backend: SimpleNamespace, batch: Batch, plugin: Plugin, copies: int
+) -> None:
+    """Kernels, loops and chains go lap by lap then, and give the same."""
+    if batch.source in ("lines", "crlf"):  # as long as several laps
+        batch = replace(batch, payload=batch.payload * copies, part=slice(None))
+    records, made = batch.build(backend), plugin.build(backend)
+    timed = backend.run_batch(made, records, None, 1000)
+    assert observed(timed) == observed(backend.run_batch(made, records))
 
 
 @given(batch=batches(), plugin=PLUGINS)
