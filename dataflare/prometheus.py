@@ -302,7 +302,7 @@ def _application(
                 return metrics(environ, start)  # type: ignore[no-any-return]
             if path == "/healthz":
                 return _answer(environ, start, *_health(manager()))
-        except Exception as error:  # such as that of a plugin's `get_state`
+        except Exception as error:  # a scrape that fails must be seen
             _logger.exception("%s failed", path)
             return _answer(
                 environ, start, HTTPStatus.INTERNAL_SERVER_ERROR,
