@@ -13,7 +13,7 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from shutil import copy
 from sysconfig import get_config_var, get_path
-from time import process_time as clock
+from time import process_time
 from types import ModuleType
 from typing import Any
 
@@ -92,7 +92,12 @@ def compare(benchmark: Any, quick: bool) -> Callable[..., dict[str, Any]]:
     """
 
     def run(
-        target: str, job: str, functions: dict[str, Callable[[], Any]], count: int, rounds: int
+        target: str,
+        job: str,
+        functions: dict[str, Callable[[], Any]],
+        count: int,
+        rounds: int,
+        clock: Callable[[], float] = process_time,
     ) -> dict[str, Any]:
         seconds: dict[str, list[float]] = {who: [] for who in functions}
         answers: dict[str, Any] = {}

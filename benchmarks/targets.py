@@ -76,6 +76,11 @@ TARGETS = {
     "P6": Target("buffer taken and given back, from Python", "ns", every_job(45)),
     "P6 from Cython": Target("the same, from Cython", "ns", every_job(6)),
     "P6b": Target("64 buffers held, every page touched", "ns a buffer", every_job(1.1, "deque")),
+    "P7": Target(
+        "two threads on a native plugin that computes, wall time",
+        "ns a record",
+        every_job(1 / 1.85, "one thread"),
+    ),
     "P8": Target("1 GB from file to file", "s", {"F": (Bound(1.5, ("grep -F",)),)}),
     "P8 CPU": Target("the same, processor time", "s"),
     "P8 memory": Target("the same, peak resident memory", "MB", every_job(200)),

@@ -12,6 +12,7 @@ import pytest
 from benchmarks.peers import PEERS, has_needle, upper
 from benchmarks.workload import JOBS, NEEDLE, answer, as_block
 from dataflare import (
+    BatchConfig,
     BatchResult,
     DataFlarePlugin,
     MemoryPoolConfig,
@@ -29,6 +30,7 @@ from dataflare.plugins import Chain, Contains, Upper
 pytestmark = pytest.mark.benchmark(timer=clock)
 
 STREAMS = {"stream of 65,536": 65_536, "stream of 8,192": 8_192}
+ONE_THREAD = BatchConfig(enable_parallel=False)
 PLUGINS = {"F": Contains(NEEDLE), "U": Upper(), "FU": Chain(Contains(NEEDLE), Upper())}
 
 
@@ -42,7 +44,10 @@ class PythonNoop(DataFlarePlugin):
 @pytest.fixture(scope="module")
 def manager() -> Iterator[PluginManager]:
     # Slabs enough for the output of a million records at once.
-    config = PluginManagerConfig(memory_pool_config=MemoryPoolConfig(max_huge_buffers=40))
+    config = PluginManagerConfig(
+        memory_pool_config=MemoryPoolConfig(max_huge_buffers=40),
+        batch_config=ONE_THREAD,
+    )
     with PluginManager(config) as manager:
         manager.pool.warmup()
         for job, plugin in PLUGINS.items():
@@ -107,7 +112,8 @@ def test_p2_batch(who, job, measure, manager, batch, answers):
 @pytest.mark.parametrize("stream", STREAMS)
 @pytest.mark.parametrize("job", JOBS)
 def test_p2_stream(stream, job, measure, lines, answers):
-    with PluginManager() as manager:  # as it is without any configuration
+    # Else as it is without any configuration.
+    with PluginManager(PluginManagerConfig(batch_config=ONE_THREAD)) as manager:
         manager.register_plugin("plugin", PLUGINS[job])
         manager.pool.warmup()
         batches = in_batches(lines, STREAMS[stream])

@@ -52,7 +52,7 @@ from dataflare.errors import (
 )
 from dataflare.health import HealthReport, PartHealth, Verdict
 from dataflare.manager import PluginManager
-from dataflare.metrics import PluginMetrics, StageMetrics
+from dataflare.metrics import PluginHistograms, PluginMetrics, StageMetrics
 from dataflare.monitor import PluginSample, PluginStatus, Sample, SystemStatus, Totals
 from dataflare.recovery import DeadLetter
 from dataflare.types import (
@@ -60,6 +60,7 @@ from dataflare.types import (
     BufferSize,
     CircuitState,
     ClassStats,
+    Loan,
     PluginInfo,
     PluginState,
     PluginType,
@@ -84,6 +85,7 @@ __all__ = [
     "HealthReport",
     "Histogram",
     "IncompatiblePluginError",
+    "Loan",
     "MemoryPool",
     "MemoryPoolConfig",
     "NativePlugin",
@@ -91,6 +93,7 @@ __all__ = [
     "PluginConfigurationError",
     "PluginDisabledError",
     "PluginError",
+    "PluginHistograms",
     "PluginInfo",
     "PluginInitializationError",
     "PluginManager",

@@ -93,9 +93,16 @@ class MemoryPoolConfig(_Checked):
 
     Parameters
     ----------
-    max_tiny_buffers, max_small_buffers, max_medium_buffers, max_large_buffers, \
-max_huge_buffers : int
-        Slabs of 256 B, 4 KiB, 64 KiB, 1 MiB and 4 MiB.
+    max_tiny_buffers : int
+        Slabs of 256 B.
+    max_small_buffers : int
+        Slabs of 4 KiB.
+    max_medium_buffers : int
+        Slabs of 64 KiB.
+    max_large_buffers : int
+        Slabs of 1 MiB.
+    max_huge_buffers : int
+        Slabs of 4 MiB.
     cleanup_interval : float or timedelta
         Seconds between two looks for idle slabs; infinity for none.
     max_idle_time : float or timedelta
@@ -250,6 +257,10 @@ class PluginManagerConfig(_Checked):
         False overrides what `batch_config` says of it.
     monitoring_interval : float or timedelta
         Seconds between two samples of all metrics; infinity for none.
+    monitoring_growth : float
+        Part of its age that a manager lets pass between two samples at least. With 0.01 samples are
+        taken every `monitoring_interval` at first, and every hundredth of the age later, so that
+        a few hundred of them show a life of any length.
     max_samples : int
         Samples that are kept; the oldest goes first.
     max_plugin_instances : int
@@ -258,6 +269,9 @@ class PluginManagerConfig(_Checked):
         Seconds between two health checks; infinity for none.
     health_check_timeout : float or timedelta
         Seconds that a plugin may take to answer.
+    enable_debug_mode : bool
+        Whether the manager logs each step, and its pool finds misuse of memory and names buffers
+        that were not returned; slow.
     """
 
     memory_pool_config: MemoryPoolConfig = field(default_factory=MemoryPoolConfig)
@@ -265,12 +279,15 @@ class PluginManagerConfig(_Checked):
     failure_recovery: FailureRecoveryConfig = field(default_factory=FailureRecoveryConfig)
     enable_auto_optimization: bool = True
     monitoring_interval: _Duration = _Duration(30.0)
+    monitoring_growth: float = 0.0
     max_samples: int = 1000
     max_plugin_instances: int = 10
     health_check_interval: _Duration = _Duration(60.0)
     health_check_timeout: _Duration = _Duration(5.0)
+    enable_debug_mode: bool = False
 
     def __post_init__(self) -> None:
+        self._set(enable_debug_mode=_flag("enable_debug_mode", self.enable_debug_mode))
         for name, kind in (
             ("memory_pool_config", MemoryPoolConfig),
             ("batch_config", BatchConfig),
@@ -287,6 +304,7 @@ class PluginManagerConfig(_Checked):
             enable_auto_optimization=_flag(
                 "enable_auto_optimization", self.enable_auto_optimization
             ),
+            monitoring_growth=_rate("monitoring_growth", self.monitoring_growth),
             max_samples=_count("max_samples", self.max_samples, 1),
             max_plugin_instances=_count("max_plugin_instances", self.max_plugin_instances, 1),
         )

@@ -14,8 +14,9 @@ from __future__ import annotations
 import errno
 import os
 import re
+import select
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import FileIO
@@ -34,6 +35,7 @@ BLOCK_SIZE = 1 << 20
 # Standard output may have been opened to append: opening it again would write from its beginning.
 _STANDARD_OUTPUTS = {STANDARD: 1, "/dev/stdout": 1, "/dev/stderr": 2}
 _SEARCH_STEP = 4096
+_STEP_OF_WAITING = 100  # milliseconds
 _LONGEST_NAME = 255
 
 
@@ -155,11 +157,13 @@ class InputFile:
         rest = memoryview(b"")
         ended = False
         with self._open() as file:
+            wait = _waiter(file, self.status)
             while not ended:
                 memory = memoryview(pool.get_buffer(max(block_size, 2 * len(rest))))
                 memory[: len(rest)] = rest
                 filled, cut = len(rest), 0
                 while cut == 0 and filled < len(memory) and not ended:
+                    wait()
                     with _sentence("read", self.name):
                         count = os.readv(file.fileno(), [memory[filled:]])
                     ended = count == 0
@@ -168,6 +172,24 @@ class InputFile:
                 if cut > 0:
                     yield memory[:cut]
                 rest = memory[cut:filled]
+
+
+def _waiter(file: FileIO, status: os.stat_result) -> Callable[[], None]:
+    """What waits until a file can be read; of a regular file, nothing.
+
+    In steps: a signal that arrives just before a thread goes to sleep in a read does not wake it,
+    and its handler would have to wait for the next input.
+    """
+    if stat.S_ISREG(status.st_mode):
+        return lambda: None
+    poll = select.poll()
+    poll.register(file, select.POLLIN)
+
+    def wait() -> None:
+        while not poll.poll(_STEP_OF_WAITING):
+            pass
+
+    return wait
 
 
 def _last_line_end(memory: memoryview, start: int, stop: int) -> int:

@@ -79,6 +79,7 @@ class HealthReport:
         Raises
         ------
         UnhealthyError
+            A part is unhealthy. One that is degraded raises nothing.
         """
         if self.verdict is Verdict.UNHEALTHY:
             raise UnhealthyError(
@@ -90,7 +91,12 @@ class HealthReport:
             )
 
     def parts(self) -> dict[str, PartHealth]:
-        """Every part by name: ``plugin NAME``, ``memory pool``, ``workers``."""
+        """Every part by name: ``plugin NAME``, ``memory pool``, ``workers``.
+
+        Returns
+        -------
+        dict of str to PartHealth
+        """
         parts = {f"plugin {name}": part for name, part in self.plugins.items()}
         return {**parts, "memory pool": self.pool, "workers": self.workers}
 
@@ -98,7 +104,8 @@ class HealthReport:
 class Probes:
     """Asks plugins how they are, each in a thread of its own, so that none can hold the check up.
 
-    A plugin that has not answered an earlier question is not asked again.
+    A plugin that has not answered an earlier question is not asked again: checks at the same time
+    share the answer.
     """
 
     # Invariant: `_open` has the questions of which nobody took note yet that they are answered.

@@ -16,10 +16,11 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from types import MappingProxyType, TracebackType
+from typing import TypeVar
 
 from dataflare._backend import (
     BatchResult,
@@ -44,9 +45,10 @@ from dataflare.errors import (
 )
 from dataflare.health import HealthReport, Probes, Verdict, check_pool, check_workers
 from dataflare.loading import make_plugin
-from dataflare.metrics import PluginMetrics
+from dataflare.metrics import PluginHistograms, PluginMetrics
 from dataflare.monitor import Monitor, PluginStatus, Sample, SystemStatus, Totals
 from dataflare.recovery import SHARED_SLOTS, DeadLetterSink
+from dataflare.report import ReportFile
 from dataflare.service import PluginService, each_once
 from dataflare.streams import run_stream
 from dataflare.types import PluginState, PoolStats
@@ -56,6 +58,9 @@ __all__ = ["PluginManager"]
 
 _logger = logging.getLogger("dataflare.manager")
 _managers: weakref.WeakSet[PluginManager] = weakref.WeakSet()
+
+_In = TypeVar("_In")
+_Out = TypeVar("_Out")
 
 
 class PluginManager:
@@ -67,8 +72,8 @@ class PluginManager:
 
     Notes
     -----
-    Safe to use from several threads; calls of the same instance of a plugin wait for each other,
-    unless it is thread-safe. Use it as a context manager, or call `close`.
+    Safe to use from several threads: as many calls of a plugin run at once as it has instances, or
+    more if it is thread-safe; others wait in line. Use it as a context manager, or call `close`.
     """
 
     def __init__(self, config: PluginManagerConfig | None = None) -> None:
@@ -77,7 +82,8 @@ class PluginManager:
         elif not isinstance(config, PluginManagerConfig):
             raise TypeError(f"config must be a PluginManagerConfig, not {type(config).__name__}")
         self.config = config
-        self.pool = MemoryPool(config.memory_pool_config)
+        self._debug = config.enable_debug_mode
+        self.pool = MemoryPool(config.memory_pool_config, debug=self._debug)
         batches = config.batch_config
         self._workers = (
             Workers(batches.parallelism)
@@ -183,6 +189,8 @@ class PluginManager:
             if sink is not None:
                 sink.close()
             raise
+        if self._debug:
+            _logger.debug("registered the plugin %r", name)
 
     def replace_plugin(
         self, name: str, plugin: object, config: Mapping[str, object] | None = None
@@ -197,6 +205,13 @@ class PluginManager:
         ----------
         name, plugin, config
             As of `register_plugin`.
+
+        Raises
+        ------
+        UnknownPluginError
+            No plugin of that name is registered.
+        PluginError
+            As of `register_plugin`; the old plugin stays in service.
         """
         self._check(name)
         self._service(name)
@@ -213,6 +228,8 @@ class PluginManager:
         except BaseException:
             self._stop(name, started)
             raise
+        if self._debug:
+            _logger.debug("replaced the plugin %r", name)
         retired = each_once(old.plugins)
         service.retire(old, lambda: self._stop(name, retired))
 
@@ -222,12 +239,19 @@ class PluginManager:
         Parameters
         ----------
         name : str
+
+        Raises
+        ------
+        UnknownPluginError
+            No plugin of that name is registered.
         """
         self._check(name)
         with self._lock:
             service = self._services.pop(name, None)
         if service is None:
             raise _unknown(name)
+        if self._debug:
+            _logger.debug("unregistered the plugin %r", name)
         self._retire(service)
 
     def list_plugins(self) -> list[str]:
@@ -249,6 +273,11 @@ class PluginManager:
         Returns
         -------
         DataFlarePlugin
+
+        Raises
+        ------
+        UnknownPluginError
+            No plugin of that name is registered.
         """
         return self._service(name).runner.plugin
 
@@ -258,6 +287,11 @@ class PluginManager:
         Parameters
         ----------
         name : str
+
+        Raises
+        ------
+        UnknownPluginError
+            No plugin of that name is registered.
         """
         with self._lock:  # it could be replaced in between
             self._service(name).runner.enabled = True
@@ -268,6 +302,11 @@ class PluginManager:
         Parameters
         ----------
         name : str
+
+        Raises
+        ------
+        UnknownPluginError
+            No plugin of that name is registered.
         """
         with self._lock:
             self._service(name).runner.enabled = False
@@ -287,11 +326,17 @@ class PluginManager:
         Raises
         ------
         PluginError
-            The record failed; the plugin's own exception is the ``__cause__``.
+            The record failed, and the plugin's own exception is the ``__cause__``; or the plugin is
+            unknown or disabled, or its circuit open.
         """
         while True:
-            runner = self._runner(name)
             try:
+                runner = self._services[name].runner
+            except KeyError:
+                runner = self._service(name).runner
+            try:
+                if self._debug:
+                    return _logged("process_record", name, runner.process_record, record)
                 return runner.process_record(record)
             except RunnerStoppedError:
                 if self._is_current(name, runner):
@@ -313,13 +358,20 @@ class PluginManager:
         ------
         PluginError
             The plugin is unknown or disabled.
-        TypeError, ValueError
-            `records` cannot be a batch; see `RecordBatch.from_values`.
+        TypeError
+            `records` is nothing that can be a batch; see `RecordBatch.from_values`.
+        ValueError
+            A value or a number cannot be expressed.
         """
         batch = records if type(records) is RecordBatch else as_batch(records)
         while True:
-            runner = self._runner(name)
             try:
+                runner = self._services[name].runner
+            except KeyError:
+                runner = self._service(name).runner
+            try:
+                if self._debug:
+                    return _logged("process_batch", name, runner.process_batch, batch)
                 return runner.process_batch(batch)
             except RunnerStoppedError:
                 if self._is_current(name, runner):
@@ -342,6 +394,13 @@ class PluginManager:
         Returns
         -------
         iterator of BatchResult
+
+        Raises
+        ------
+        PluginError
+            The plugin is unknown or disabled, when the stream begins or later.
+        TypeError
+            `records` is no iterable of records.
         """
         self._service(name)
         if isinstance(records, str | bytes | bytearray | memoryview | Mapping) or not isinstance(
@@ -351,7 +410,14 @@ class PluginManager:
         config = self.config.batch_config
         if not self.config.enable_auto_optimization:
             config = replace(config, enable_auto_optimization=False)
-        return run_stream(name, records, config, self.process_batch, self._plugin_of)
+        return run_stream(
+            name,
+            records,
+            config,
+            self.process_batch,
+            self._plugin_of,
+            _logger if self._debug else None,
+        )
 
     def _plugin_of(self, name: str) -> DataFlarePlugin | None:
         service = self._services.get(name)
@@ -383,6 +449,24 @@ class PluginManager:
         """
         return {name: _metrics_of(service) for name, service in self._services.copy().items()}
 
+    def get_histograms(self, name: str) -> PluginHistograms | None:
+        """How long a plugin took so far, as whole distributions.
+
+        Parameters
+        ----------
+        name : str
+
+        Returns
+        -------
+        PluginHistograms or None
+            Copies, that do not change any more; None if there is no plugin of that name.
+        """
+        service = self._services.get(name)
+        if service is None:
+            return None
+        counters = service.counters
+        return PluginHistograms(counters.latency.copy(), counters.batch_latency.copy())
+
     def get_memory_pool_stats(self) -> PoolStats | None:
         """The counts of the manager's memory pool.
 
@@ -406,6 +490,11 @@ class PluginManager:
         Returns
         -------
         HealthReport
+
+        Raises
+        ------
+        TypeError, ValueError
+            `timeout` is no duration.
         """
         limit = self.config.health_check_timeout if timeout is None else seconds("timeout", timeout)
         report = HealthReport(
@@ -478,6 +567,29 @@ class PluginManager:
             ),
         )
 
+    def export_performance_report(self, path: str | os.PathLike[str]) -> None:
+        """Write all figures to a file, after a last sample and a health check.
+
+        Parameters
+        ----------
+        path : str or path-like
+            Ends with ``.json``, for machines, or ``.html``: one page with plots over time that
+            needs nothing beside it. A file of that name is replaced once the new one is complete.
+
+        Raises
+        ------
+        PluginConfigurationError
+            `path` has another ending, or the packages for a page are not installed.
+        PluginError
+            The manager is closed; export before.
+        OSError
+            The file cannot be written.
+        """
+        if self._closed:
+            raise PluginError("the manager is closed, and so has nothing to report")
+        with ReportFile(path) as file:
+            file.write(self)
+
     def close(self) -> None:
         """End the threads, clean every plugin up and close the pool; closing twice is fine.
 
@@ -498,6 +610,8 @@ class PluginManager:
                 stack.callback(self._retire, service)
             stack.callback(self._monitor.stop, wait=not is_inside())
             stack.callback(self._probes.close)
+        if self._debug:
+            _logger.debug("closed the manager")
 
     def _check(self, name: object) -> None:
         if self._closed:
@@ -562,6 +676,8 @@ class PluginManager:
                     "this plugin instance is registered already: register another one", plugin=name
                 )
             self._claimed[id(instance)] = instance
+        if self._debug:
+            _logger.debug("initializing the plugin %r", name)
         set_state(instance, PluginState.INITIALIZING)
         try:
             instance.initialize(MappingProxyType({} if config is None else config))
@@ -579,7 +695,10 @@ class PluginManager:
 
     def _watch(self) -> None:
         self._monitor.watch(
-            self, self.config.monitoring_interval, self.config.health_check_interval
+            self,
+            self.config.monitoring_interval,
+            self.config.health_check_interval,
+            self.config.monitoring_growth,
         )
 
     def _retire(self, service: PluginService) -> None:
@@ -601,6 +720,8 @@ class PluginManager:
                 stack.callback(self._stop_one, name, plugin)
 
     def _stop_one(self, name: str, plugin: DataFlarePlugin) -> None:
+        if self._debug:
+            _logger.debug("cleaning the plugin %r up", name)
         ended = PluginState.ERROR
         try:
             plugin.cleanup()
@@ -637,3 +758,20 @@ def _metrics_of(service: PluginService) -> PluginMetrics:
 
 def _unknown(name: str) -> UnknownPluginError:
     return UnknownPluginError(f"no plugin {name!r} is registered", plugin=name)
+
+
+def _logged(step: str, name: str, call: Callable[[_In], _Out], argument: _In) -> _Out:
+    """Call, and log how it ended: in text, because a handler may keep what it gets."""
+    try:
+        result = call(argument)
+    except RunnerStoppedError:  # goes to the plugin that took its place
+        raise
+    except PluginError as error:
+        _logger.debug("%s of %r failed: %s", step, name, str(error))
+        raise
+    if isinstance(result, BatchResult):
+        _logger.debug("%s of %r: %s in %.6f s", step, name, str(result), result.processing_time)
+    elif isinstance(result, PluginResult):
+        outcomes = {"success": result.is_success, "filtered": result.is_filtered, "skip": True}
+        _logger.debug("%s of %r: %s", step, name, next(filter(outcomes.get, outcomes)))
+    return result

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from dataflare._backend import PluginCounters
+from dataflare._backend import Histogram, PluginCounters
 
-__all__ = ["PluginMetrics", "StageMetrics"]
+__all__ = ["PluginHistograms", "PluginMetrics", "StageMetrics"]
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,22 @@ class StageMetrics:
 
 
 @dataclass(frozen=True)
+class PluginHistograms:
+    """How long a plugin took, as distributions in nanoseconds.
+
+    Attributes
+    ----------
+    latency : Histogram
+        Per record. The time of a batch counts in equal parts for its records (amortised).
+    batch_latency : Histogram
+        Per batch; a single record is a batch of one.
+    """
+
+    latency: Histogram
+    batch_latency: Histogram
+
+
+@dataclass(frozen=True)
 class PluginMetrics:
     """What a plugin did since it was registered.
 
@@ -34,11 +50,16 @@ class PluginMetrics:
     ----------
     total_processed : int
         Records that came in: ``successful + filtered + skipped + failed + dead_lettered``.
-    successful, filtered, skipped : int
-        Records that went on with a new value, were dropped, went on unchanged.
-    failed, dead_lettered : int
-        Records that failed for good; ``failed`` does not count those that a sink of dead letters
-        accepted.
+    successful : int
+        Records that went on with a new value.
+    filtered : int
+        Records that were dropped.
+    skipped : int
+        Records that went on unchanged.
+    failed : int
+        Records that failed for good, without those in `dead_lettered`.
+    dead_lettered : int
+        Records that failed for good and that a sink of dead letters accepted.
     error_rate : float
         ``(failed + dead_lettered) / total_processed``, 0.0 before the first record.
     retries : int
@@ -61,8 +82,10 @@ class PluginMetrics:
         Seconds per batch, waiting between attempts excluded.
     processing_time : float
         Seconds spent in the plugin; of a batch that threads share, until the last one ended.
-    bytes_in, bytes_out : int
-        Sizes of the values that came in and went on.
+    bytes_in : int
+        Sizes of the values that came in.
+    bytes_out : int
+        Sizes of the values that went on.
     stages : tuple of StageMetrics
         Where the time of batches was spent: in each member of a chain, or in the plugin itself.
     """

@@ -138,8 +138,10 @@ class SystemStatus:
         Seconds since it was made.
     plugins : Mapping of str to PluginStatus
         By name.
-    workers, max_workers : int
-        Threads that share batches: running now, and at most.
+    workers : int
+        Threads that share batches and are running now.
+    max_workers : int
+        How many there are at most.
     memory : PoolStats or None
     totals : Totals
     """
@@ -256,7 +258,9 @@ class Monitor:
             circuit=service.breaker.state,
         )
 
-    def watch(self, manager: _Sampled, sample_every: float, check_every: float) -> None:
+    def watch(
+        self, manager: _Sampled, sample_every: float, check_every: float, growth: float = 0.0
+    ) -> None:
         """Take a sample and check the health every so often, until `stop` or the manager is gone.
 
         Parameters
@@ -265,6 +269,8 @@ class Monitor:
             Has ``take_sample()`` and ``health_check()``. It is not kept alive.
         sample_every, check_every : float
             Seconds; infinity for never.
+        growth : float
+            Part of the time that passed so far that lies between two samples at least.
         """
         if math.isinf(sample_every) and math.isinf(check_every):
             return
@@ -272,7 +278,7 @@ class Monitor:
         reference = weakref.ref(manager, lambda _: stop.set())
         self._thread = threading.Thread(
             target=_run,
-            args=(reference, stop, sample_every, check_every),
+            args=(reference, stop, sample_every, check_every, growth),
             name="dataflare-monitor",
             daemon=True,
         )
@@ -309,6 +315,7 @@ def _run(
     stop: threading.Event,
     sample_every: float,
     check_every: float,
+    growth: float,
 ) -> None:
     """What the thread does; between two looks it holds nothing but a weak reference."""
     began = time.monotonic()
@@ -320,7 +327,7 @@ def _run(
         now = time.monotonic()
         if now >= sample_due:
             _call(reference, lambda manager: manager.take_sample())
-            sample_due = max(sample_due + sample_every, now)
+            sample_due = max(sample_due + max(sample_every, growth * (now - began)), now)
         if now >= check_due:
             _call(reference, lambda manager: manager.health_check())
             check_due = max(check_due + check_every, now)

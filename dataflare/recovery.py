@@ -228,6 +228,10 @@ class DeadLetter:
         """All of it as a line of JSON, without the line end.
 
         Bytes that are not UTF-8 are in ``record_base64`` and ``key_base64``.
+
+        Returns
+        -------
+        str
         """
         letter: dict[str, object] = {
             "plugin": self.plugin,

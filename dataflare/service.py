@@ -6,8 +6,8 @@ and the sink of dead letters. Its runner calls it for everything that is not pla
 Counting
 --------
 A record is counted once, with what became of it in the end. A batch that needs no help is counted
-by the runner; any other here, after the last attempt. What a record's outcome was made of is
-counted apart: retries, fallbacks, dead letters.
+by the runner; any other here, after the last attempt and when its dead letters are delivered, so
+that no count ever falls. Retries and fallbacks are counted apart.
 """
 
 from __future__ import annotations
@@ -430,23 +430,28 @@ class PluginService:
                 except PluginError as second:
                     if error is not None:
                         error.add_note(f"the fallback failed, too: {second}")
-        self.counters.observe(
-            1,
-            result is not None and result.is_success,
-            result is not None and result.is_filtered,
-            result is not None and result.is_skip,
-            result is None,
-            size_in,
-            0 if result is None else _size_of(result, size_in),
-            elapsed_ns,
-        )
-        self.counters.count_recovery(fallbacks=fell_back)
-        self.breaker.check()
+        buried = 0
+        try:
+            if result is None:
+                assert error is not None
+                self._note_kinds([error])
+                buried = self._bury(record, 0, error, attempts)
+        finally:
+            self.counters.observe(
+                1,
+                result is not None and result.is_success,
+                result is not None and result.is_filtered,
+                result is not None and result.is_skip,
+                result is None and not buried,
+                size_in,
+                0 if result is None else _size_of(result, size_in),
+                elapsed_ns,
+            )
+            self.counters.count_recovery(fallbacks=fell_back, dead_lettered=buried)
+            self.breaker.check()
         if result is not None:
             return result
         assert error is not None
-        self._note_kinds([error])
-        self._bury(record, 0, error, attempts)
         raise error
 
     def _conclude(
@@ -457,13 +462,25 @@ class PluginService:
         if result.error_count and self._falls_back():
             with self._counted_if_interrupted(len(batch), batch.nbytes):
                 result, fell_back = self._let_fall_back(batch, result)
-        self.runner.count(batch, result)
-        self.counters.count_recovery(fallbacks=fell_back)
-        self.breaker.check()
         self._note_kinds([error for _, error in result.errors])
-        if self.dead_letters is not None:
-            for index, error in result.errors:
-                self._bury(batch[index], index, error, attempts.get(index, 0))
+        buried = 0
+        try:
+            if self.dead_letters is not None:
+                for index, error in result.errors:
+                    buried += self._bury(batch[index], index, error, attempts.get(index, 0))
+        finally:
+            self.counters.observe(
+                len(batch),
+                result.success_count,
+                result.filtered_count,
+                result.skipped_count,
+                result.error_count - buried,
+                batch.nbytes,
+                result.output.nbytes,
+                int(result.processing_time * 1e9),
+            )
+            self.counters.count_recovery(fallbacks=fell_back, dead_lettered=buried)
+            self.breaker.check()
         return result
 
     def _let_fall_back(self, batch: RecordBatch, result: BatchResult) -> tuple[BatchResult, int]:
@@ -484,11 +501,11 @@ class PluginService:
             result.errors[:] = [(index, first[index]) for index, _ in result.errors]
         return result, len(again) - again.error_count
 
-    def _bury(self, record: PluginRecord, index: int, error: PluginError, attempts: int) -> None:
-        if self.dead_letters is not None:
-            letter = DeadLetter(self.name, record, index, error, attempts)
-            if self.dead_letters.deliver(letter):
-                self.counters.count_recovery(dead_lettered=1)
+    def _bury(self, record: PluginRecord, index: int, error: PluginError, attempts: int) -> bool:
+        """Hand a record to the sink of dead letters; whether there is one that accepted it."""
+        return self.dead_letters is not None and self.dead_letters.deliver(
+            DeadLetter(self.name, record, index, error, attempts)
+        )
 
     def _note_kinds(self, errors: list[PluginError]) -> None:
         with self._lock:

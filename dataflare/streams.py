@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
@@ -24,6 +25,7 @@ def run_stream(
     config: BatchConfig,
     process: Callable[[str, RecordBatch], BatchResult],
     plugin_of: Callable[[str], DataFlarePlugin | None],
+    log: logging.Logger | None = None,
 ) -> Iterator[BatchResult]:
     """Run a plugin over a stream.
 
@@ -36,6 +38,9 @@ def run_stream(
         What runs the plugin of a name on a batch.
     plugin_of : callable
         Gives the plugin of a name, or None; asked before every batch, because it may be replaced.
+
+    log : logging.Logger, optional
+        Is told of every batch.
 
     Yields
     ------
@@ -56,6 +61,13 @@ def run_stream(
         # What is wrong with the size is said once the result is out: it must not be lost.
         yield result
         sizer.learn(len(batch), seconds, result)
+        if log is not None:
+            log.debug(
+                "stream of %r: a batch of %d records done, the next of up to %d",
+                name,
+                len(batch),
+                sizer.size,
+            )
 
 
 class BatchSizer:

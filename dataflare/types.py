@@ -11,6 +11,7 @@ __all__ = [
     "BufferSize",
     "CircuitState",
     "ClassStats",
+    "Loan",
     "PluginInfo",
     "PluginState",
     "PluginType",
@@ -112,18 +113,24 @@ class PoolStats:
         Buffers handed out: ``hits + misses``.
     returns : int
         Buffers that came back.
-    hits, misses : int
-        Requests served by a slab, and by an allocation of their own.
+    hits : int
+        Requests served by a slab.
+    misses : int
+        Requests served by an allocation of their own.
     in_use : int
         Buffers that are out: ``allocations - returns``.
     cached : int
         Free slabs.
     peak_in_use : int
         The most that were out at a time.
-    bytes_requested, bytes_allocated : int
-        Bytes asked for, and capacity handed out for them, in total.
-    bytes_in_use, peak_bytes_in_use : int
-        Capacity that is out now, and the most at a time.
+    bytes_requested : int
+        Bytes asked for, in total.
+    bytes_allocated : int
+        Capacity handed out for them, in total.
+    bytes_in_use : int
+        Capacity that is out now.
+    peak_bytes_in_use : int
+        The most capacity that was out at a time.
     bytes_reserved : int
         Address space of all slabs.
     cache_hit_rate : float
@@ -149,3 +156,26 @@ class PoolStats:
     cache_hit_rate: float
     memory_efficiency: float
     classes: Mapping[BufferSize, ClassStats]
+
+
+@dataclass(frozen=True)
+class Loan:
+    """Memory of a pool in debug mode that is out.
+
+    Attributes
+    ----------
+    size : int
+        Bytes asked for.
+    place : str
+        Where it was taken: ``"file:line in function"``, the first one outside the library.
+    age : float
+        Seconds since then.
+    kind : str
+        ``"buffer"`` if it was asked for by `MemoryPool.get_buffer`, ``"batch"`` if the library took
+        it for records or for a result, which give it back when they die.
+    """
+
+    size: int
+    place: str
+    age: float
+    kind: str

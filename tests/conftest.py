@@ -15,6 +15,7 @@ from hypothesis import settings
 
 settings.register_profile("default", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True)
+settings.register_profile("quick", deadline=None, derandomize=True, max_examples=10)
 settings.load_profile("ci" if os.environ.get("CI") else "default")
 
 ROOMS = {"cython": "dataflare._compiled.", "python": "dataflare._pure."}
@@ -24,12 +25,15 @@ SWITCHED = {
     "manager": ["PluginManager"],
     "metrics": ["PluginMetrics"],
     "monitor": ["Monitor"],
+    "otel": ["instrument"],
+    "prometheus": ["ManagerCollector", "serve_metrics"],
     "recovery": ["CircuitBreaker", "DeadLetter", "DeadLetterSink", "is_retryable", "retry_delay"],
+    "report": ["report_of"],
     "service": ["PluginService"],
     "streams": ["BatchSizer", "run_stream", "taker"],
     "workers": ["Workers", "has_gil"],
 }
-SHARED = ("_compiled", "_pure", "_build_info", "_idle", "config", "errors", "types")
+SHARED = ("_compiled", "_pure", "_build_info", "_idle", "_ledger", "config", "errors", "types")
 
 
 def load_backend(name: str) -> SimpleNamespace:
@@ -60,6 +64,8 @@ def load_switched(name: str) -> dict[str, ModuleType]:
     os.environ["DATAFLARE_PURE_PYTHON"] = "1" if name == "python" else "0"
     try:
         importlib.import_module("dataflare")
+        for module in SWITCHED:
+            importlib.import_module(f"dataflare.{module}")
         return {
             module: sys.modules.pop(module)
             for module in [*sys.modules]

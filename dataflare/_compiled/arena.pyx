@@ -2,6 +2,8 @@
 cimport cython
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc, PyMem_RawRealloc
 
+from dataflare._compiled.pool cimport DEBUG
+
 
 @cython.final
 @cython.no_gc  # it refers to a pool alone, and a pool refers to nothing that could refer back
@@ -28,8 +30,15 @@ cdef class Arena:
         return self.loans[self.count - 1].data
 
     cdef char *block(self, Py_ssize_t size, Py_ssize_t wish, Py_ssize_t *capacity) except NULL:
-        """At least `size` bytes, if possible `wish`, and rather a smaller slab than a new page."""
+        """At least `size` bytes, if possible `wish`, and rather a smaller slab than a new page.
+
+        Exactly `size` in debug mode, because what is behind them is watched.
+        """
         cdef Py_ssize_t best = max(size, wish)
+        if self.guarded():
+            self.push(size)
+            capacity[0] = size
+            return self.loans[self.count - 1].data
         if self.pool is not None:
             while best > size and not self.pool.c_has(best):
                 best = max(best // 16, size)
@@ -38,6 +47,10 @@ cdef class Arena:
         self.push(best)
         capacity[0] = self.loans[self.count - 1].capacity
         return self.loans[self.count - 1].data
+
+    cdef inline bint guarded(self) noexcept:
+        """Whether the blocks come from a pool in debug mode."""
+        return self.pool is not None and self.pool.flags >= DEBUG
 
     cdef void drop_last(self) noexcept:
         """Give the newest block back; nobody points into it any more."""
@@ -67,4 +80,6 @@ cdef class Arena:
                 raise MemoryError(f"no memory for a block of {size} bytes")
             loan.capacity = size
         self.count += 1
+        if self.guarded():
+            self.pool.mark_batch(loan, self.purpose)
         return 0

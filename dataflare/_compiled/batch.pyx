@@ -152,11 +152,17 @@ cdef class RecordBatch:
             (without trailing NULs, as NumPy has it), of a 2-D array of uint8 each row is one.
             A list may be changed afterwards, a buffer cannot be resized while the batch lives.
         keys : iterable of bytes, str, bytes-like or None, optional
-        timestamps, offsets : array_like of int, shape (n,), optional
-            64 bits each; timestamps in nanoseconds.
+        timestamps : array_like of int, shape (n,), optional
+            Nanoseconds since the epoch; 64 bits each.
         partitions : array_like of int, shape (n,), optional
             32 bits each.
+        offsets : array_like of int, shape (n,), optional
+            64 bits each.
         metadata : iterable of Mapping or None, optional
+
+        Returns
+        -------
+        RecordBatch
 
         Raises
         ------
@@ -193,6 +199,10 @@ cdef class RecordBatch:
         Parameters
         ----------
         records : iterable of PluginRecord
+
+        Returns
+        -------
+        RecordBatch
 
         Raises
         ------
@@ -235,6 +245,17 @@ cdef class RecordBatch:
             of a value. Under ``b"\r\n"`` a bare ``\n`` ends a line too.
         pool : MemoryPool, optional
             Where the column of views is kept.
+
+        Returns
+        -------
+        RecordBatch
+
+        Raises
+        ------
+        TypeError
+            The buffer is not bytes-like, or not contiguous in memory.
+        ValueError
+            `newline` is something else.
 
         Notes
         -----
@@ -404,17 +425,17 @@ cdef class RecordBatch:
 
     @property
     def offsets(self):
-        """numpy.ndarray of int64, shape (n,), or None: None if no record has one."""
+        """numpy.ndarray of int64, shape (n,), or None: By record; None if no record has one."""
         return self.numbers(self.columns.offsets, np.int64)
 
     @property
     def partitions(self):
-        """numpy.ndarray of int32, shape (n,), or None: None if no record has one."""
+        """numpy.ndarray of int32, shape (n,), or None: By record; None if no record has one."""
         return self.numbers(self.columns.partitions, np.int32)
 
     @property
     def metadata(self):
-        """list of (Mapping or None), or None: None if no record has any."""
+        """list of (Mapping or None), or None: By record; None if no record has any."""
         return None if self.metadata_column is None else list(self.metadata_column)
 
     cdef object numbers(self, const void *column, object dtype):

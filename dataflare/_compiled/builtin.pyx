@@ -275,8 +275,13 @@ cdef class Replace(NativePluginABI1):
     Parameters
     ----------
     old : bytes or str
-        Not empty.
+        Not empty. A string counts as its UTF-8 form.
     new : bytes or str
+
+    Raises
+    ------
+    ValueError
+        `old` is empty.
     """
     thread_safe = True
     cdef readonly bytes old

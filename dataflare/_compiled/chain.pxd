@@ -1,6 +1,8 @@
 from libc.stdint cimport int64_t
 
 from dataflare._compiled.plugin cimport DataFlarePlugin, NativePluginABI1
+from dataflare._compiled.pool cimport MemoryPool
+from dataflare._compiled.record cimport PluginRecord, PluginResult
 from dataflare._compiled.types cimport df_batch, df_emitter, df_record
 
 
@@ -16,15 +18,20 @@ cdef class Fused(NativePluginABI1):
     cdef Py_ssize_t length
     cdef bint seeks                      # the first member is a Filter
     cdef int64_t *sampled_ns             # per member, of the sampled records; written atomically
+    cdef list member_ns                  # per member, what was said of it; its sum is shared_ns
+    cdef int64_t shared_ns
 
     cdef int run_from(self, Py_ssize_t first, const df_record *record,
                       df_emitter *out) except? -1 nogil
     cdef int run_timed(self, Py_ssize_t first, const df_record *record,
                        df_emitter *out) except? -1 nogil
     cdef list shares(self)
+    cdef list times(self, int64_t total_ns)
 
 
 cdef class Chain(DataFlarePlugin):
     cdef readonly tuple plugins          # as given, nested chains flattened
     cdef readonly tuple stages           # the same, with runs of native plugins fused
     cdef int64_t *stage_ns               # exclusive time per stage; written with the GIL
+
+    cdef PluginResult run_single(self, PluginRecord record, MemoryPool guarded)

@@ -16,8 +16,7 @@ from libc.string cimport memmove, memset
 from dataflare._compiled.clock cimport nanoseconds
 
 from dataflare._compiled.output cimport Run, plugin_name, rewind_mark, settle
-from dataflare._compiled.plugin cimport fill_rest
-from dataflare._compiled.record cimport PluginRecord, PluginResult
+from dataflare._compiled.plugin cimport fill_rest, process_single
 from dataflare._compiled.result cimport as_plugin_error, raise_wrong_type
 from dataflare._compiled.types cimport (
     DF_SKIP, DF_SUCCESS, df_drop, df_emitter, df_output, df_pass, df_record
@@ -83,6 +82,7 @@ cdef class Fused(NativePluginABI1):
             self.stages[i] = <void *>(<NativePluginABI1?>members[i])
             self.needs_gil |= (<NativePluginABI1>members[i]).needs_gil
         self.seeks = isinstance(members[0], Filter)
+        self.member_ns = [0.0] * self.length
 
     def __dealloc__(self):
         PyMem_RawFree(self.stages)
@@ -95,6 +95,19 @@ cdef class Fused(NativePluginABI1):
         if total == 0:
             return [1 / self.length] * self.length
         return [max(self.sampled_ns[i], 0) / total for i in range(self.length)]
+
+    cdef list times(self, int64_t total_ns):
+        """Nanoseconds of each member, of the so many of the run.
+
+        What came since the last call is shared out by what the samples show now. What was said of a
+        member before stays, so its time never falls when they show something else.
+        """
+        cdef int64_t new = total_ns - self.shared_ns
+        self.shared_ns = total_ns
+        self.member_ns = [
+            before + new * share for before, share in zip(self.member_ns, self.shares())
+        ]
+        return self.member_ns
 
     def info(self):
         return PluginInfo(name=" | ".join([plugin_name(member) for member in self.members]))
@@ -217,6 +230,11 @@ cdef class Chain(DataFlarePlugin):
     *plugins : DataFlarePlugin
         At least one. Chains among them are taken apart.
 
+    Raises
+    ------
+    TypeError
+        There is none, or one of them is no plugin.
+
     Notes
     -----
     A record that a plugin drops or that fails does not reach the plugins behind it. Consecutive
@@ -264,19 +282,18 @@ cdef class Chain(DataFlarePlugin):
         Returns
         -------
         list of (str, float)
-            Name and time of every member. Members that run fused share the time that was measured
-            for them together, in the proportion that samples of them show.
+            Name and time of every member; a time never falls. Members that run fused share the time
+            that was measured for them together, in the proportion that samples of them show.
         """
         cdef Py_ssize_t i
         times = []
         for i, stage in enumerate(self.stages):
-            total = self.stage_ns[i] / 1e9
             if isinstance(stage, Fused):
-                shares = (<Fused>stage).shares()
-                times.extend([(plugin_name(member), total * share)
-                              for member, share in zip(stage.members, shares)])
+                shared = (<Fused>stage).times(self.stage_ns[i])
+                times.extend([(plugin_name(member), elapsed / 1e9)
+                              for member, elapsed in zip(stage.members, shared)])
             else:
-                times.append((plugin_name(stage), total))
+                times.append((plugin_name(stage), self.stage_ns[i] / 1e9))
         return times
 
     def process(self, record):
@@ -293,13 +310,20 @@ cdef class Chain(DataFlarePlugin):
         """
         if not isinstance(record, PluginRecord):
             raise TypeError(f"record must be a PluginRecord, not {type(record).__name__}")
+        return self.run_single(record, None)
+
+    cdef PluginResult run_single(self, PluginRecord record, MemoryPool guarded):
+        """`process`; `guarded` is a pool in debug mode, or None."""
         cdef PluginRecord current = record
         cdef PluginResult result
         changed = False
         metadata = None
         for stage in self.stages:
             try:
-                outcome = stage.process(current)
+                if guarded is not None and isinstance(stage, NativePluginABI1):
+                    outcome = process_single(stage, current, guarded)
+                else:
+                    outcome = stage.process(current)
                 if not isinstance(outcome, PluginResult):
                     raise_wrong_type(outcome)
             except Exception as error:

@@ -63,6 +63,11 @@ cdef class Histogram:
             Negative values count as 0 (a clock that was set back).
         count : int
             How often to add it.
+
+        Raises
+        ------
+        ValueError
+            `count` is negative.
         """
         if count < 0:
             raise ValueError(f"count cannot be negative, it was {count}")
@@ -82,7 +87,12 @@ cdef class Histogram:
         self.sum += value * count
 
     def merge(self, Histogram other not None):
-        """Add all that another histogram recorded."""
+        """Add all that another histogram recorded.
+
+        Parameters
+        ----------
+        other : Histogram
+        """
         cdef Py_ssize_t i
         if other.count == 0:
             return
@@ -168,6 +178,11 @@ cdef class Histogram:
         -------
         float
             0.0 when nothing was recorded.
+
+        Raises
+        ------
+        ValueError
+            `percent` is not from 0 to 100.
         """
         if not 0 <= percent <= 100:
             raise ValueError(f"a percentile lies between 0 and 100, not at {percent}")
@@ -217,15 +232,14 @@ cdef class PluginCounters:
     def count_recovery(self, int64_t retries=0, int64_t fallbacks=0, int64_t dead_lettered=0):
         """Count further attempts, records that a fallback processed, and dead letters.
 
-        Dead letters were counted as failed before, and are not any more. What a fallback had to
-        process counts as failed in the window.
+        Dead letters are not among the records that were counted as failed: a count never falls.
+        In the window, they count as failed, and so does what a fallback had to process.
         """
         self.retries += retries
         self.fallbacks += fallbacks
-        self.window_failed += fallbacks
-        self.chunk_failed[self.chunk] += fallbacks
+        self.window_failed += fallbacks + dead_lettered
+        self.chunk_failed[self.chunk] += fallbacks + dead_lettered
         self.dead_lettered += dead_lettered
-        self.failed -= dead_lettered
 
     def reset_window(self):
         """Begin a new window of outcomes."""

@@ -6,5 +6,5 @@ from dataflare._compiled.record cimport PluginRecord, PluginResult
 from dataflare._compiled.result cimport BatchResult
 
 
-cdef PluginResult run_one(object plugin, PluginRecord record)
+cdef PluginResult run_one(object plugin, PluginRecord record, MemoryPool guarded)
 cdef BatchResult run(object plugin, RecordBatch batch, MemoryPool pool, int64_t deadline)

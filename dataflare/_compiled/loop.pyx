@@ -51,7 +51,7 @@ def run_record(plugin, PluginRecord record not None):
     PluginError
         The plugin raised, or returned something else than a result.
     """
-    return run_one(plugin, record)
+    return run_one(plugin, record, None)
 
 
 def run_batch(plugin, RecordBatch batch not None, MemoryPool pool=None, timeout=None):
@@ -80,10 +80,13 @@ cdef int64_t deadline_after(object timeout) except? -1:
     return 0 if timeout is None else nanoseconds() + <int64_t>(timeout * 1e9)
 
 
-cdef PluginResult run_one(object plugin, PluginRecord record):
+cdef PluginResult run_one(object plugin, PluginRecord record, MemoryPool guarded):
+    """Run a plugin on one record; `guarded` is a pool in debug mode, or None."""
     if isinstance(plugin, NativePluginABI1):
-        return process_single(plugin, record)
+        return process_single(plugin, record, guarded)
     try:
+        if guarded is not None and isinstance(plugin, Chain):
+            return (<Chain>plugin).run_single(record, guarded)
         result = plugin.process(record)
         if type(result) is not PluginResult:
             raise_wrong_type(result)
@@ -113,7 +116,7 @@ cdef object too_late(object plugin):
 cdef BatchResult run_native(NativePluginABI1 plugin, RecordBatch batch, MemoryPool pool,
                             int64_t deadline):
     cdef Output output = Output.__new__(Output)
-    output.begin(batch, pool)
+    output.begin(batch, pool, plugin)
     if deadline:
         run_until(plugin, output, &batch.columns, deadline)
     else:

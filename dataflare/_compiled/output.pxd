@@ -30,6 +30,7 @@ cdef class Output:
     cdef Arena arena
     cdef Py_ssize_t blocks               # taken from the arena so far
     cdef MemoryPool pool
+    cdef object plugin                   # whose output it is; None: a single record
     cdef RecordBatch batch               # what comes in; None: a single record
     cdef Failure *failures               # [count], allocated for `room`
     cdef Py_ssize_t count, room
@@ -38,8 +39,9 @@ cdef class Output:
     cdef df_view single_value
     cdef unsigned char single_status
 
-    cdef int begin(self, RecordBatch batch, MemoryPool pool) except -1
+    cdef int begin(self, RecordBatch batch, MemoryPool pool, object plugin) except -1
     cdef void begin_single(self) noexcept
+    cdef void guard_single(self, MemoryPool pool, object plugin) noexcept
     cdef int grow(self, Py_ssize_t size) except -1
     cdef void note(self, Py_ssize_t index, int code, int member, const char *message) noexcept
     cdef int catch(self, object error) except -1

@@ -9,6 +9,8 @@ b. The plugin writes to the current block. When that is full, `grow` takes the G
 c. A record that does not go on gives its bytes back: the cursor is set to where it was.
 d. A failure is noted in plain C (`df_fail`), or is a Python exception that the loop caught; both
    become errors after the loop.
+e. In debug mode the emitter says that its block is full, always: so every value gets a block of its
+   own size, and what a plugin writes past that hits the block's guard.
 """
 cimport cython
 from cpython.bytes cimport PyBytes_FromStringAndSize
@@ -41,17 +43,18 @@ cdef int grow_emitter(df_emitter *out, Py_ssize_t size) noexcept nogil:
         note_failure(<Run *>out, 0, b"the plugin reserved a negative size")
         return -1
     with gil:
-        try_to_grow(<Output>(<Run *>out).owner, size)
-    return 0 if size <= out.limit - out.cursor else -1
+        return 0 if try_to_grow(<Output>(<Run *>out).owner, size) else -1
 
 
-cdef void try_to_grow(Output output, Py_ssize_t size) noexcept:
-    # There may be no memory for the message either: whether it worked, the emitter says.
+cdef bint try_to_grow(Output output, Py_ssize_t size) noexcept:
+    # If there is no memory for the message either, what is raised ends here: it did not work.
     try:
         output.grow(size)
+        return True
     except Exception as error:
         message = str(error).encode()
         note_failure(&output.run, 0, message)
+        return False
 
 
 cdef void fail_emitter(df_emitter *out, int code, const char *message) noexcept nogil:
@@ -100,7 +103,7 @@ cdef class Output:
             PyMem_RawFree(self.failures[i].message)
         PyMem_RawFree(self.failures)
 
-    cdef int begin(self, RecordBatch batch, MemoryPool pool) except -1:
+    cdef int begin(self, RecordBatch batch, MemoryPool pool, object plugin) except -1:
         """Get ready for a batch."""
         cdef Py_ssize_t length = batch.columns.length
         cdef df_output *out = &self.run.out
@@ -113,6 +116,7 @@ cdef class Output:
         # An empty block: the first bytes written take a real one.
         self.run.block = out.emitter.cursor = out.emitter.limit = self.scratch
         self.batch = batch
+        self.plugin = plugin
         return 0
 
     cdef void begin_single(self) noexcept:
@@ -123,6 +127,12 @@ cdef class Output:
         out.values = &self.single_value
         self.run.block = out.emitter.cursor = self.scratch
         out.emitter.limit = self.scratch + sizeof(self.scratch)
+
+    cdef void guard_single(self, MemoryPool pool, object plugin) noexcept:
+        """After `begin_single`: let the output go to loans of this pool, which is in debug mode."""
+        self.pool = pool
+        self.plugin = plugin
+        self.run.out.emitter.limit = self.scratch
 
     cdef int grow(self, Py_ssize_t size) except -1:
         cdef df_emitter *emitter = &self.run.out.emitter
@@ -135,10 +145,13 @@ cdef class Output:
         if emitter.cursor == self.run.block and self.run.block != self.scratch:
             self.arena.drop_last()  # nothing in it is in use
             self.run.block = emitter.cursor = emitter.limit = self.scratch
+        if self.arena.guarded():
+            name = member_name(self.plugin, self.run.member)
+            self.arena.purpose = f"output of the plugin {name!r}"
         self.blocks += 1  # also if it fails: what was written so far is not one block any more
         self.run.block = self.arena.block(size, wish, &capacity)
         emitter.cursor = self.run.block
-        emitter.limit = self.run.block + capacity
+        emitter.limit = self.run.block + (0 if self.arena.guarded() else capacity)
         return 0
 
     cdef void note(self, Py_ssize_t index, int code, int member, const char *message) noexcept:

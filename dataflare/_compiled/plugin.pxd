@@ -39,4 +39,4 @@ cdef class FilterPlugin(DataFlarePlugin):
 
 cdef bytes as_bytes(object data)
 cdef void fill_rest(df_record *record, const df_batch *batch, Py_ssize_t i) noexcept nogil
-cdef PluginResult process_single(NativePluginABI1 plugin, PluginRecord record)
+cdef PluginResult process_single(NativePluginABI1 plugin, PluginRecord record, object guarded)

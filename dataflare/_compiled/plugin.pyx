@@ -37,13 +37,6 @@ cdef class DataFlarePlugin:
     retryable_errors : tuple of exception types
         What is worth another attempt; see `FailureRecoveryConfig`. An exception with a true
         attribute ``retryable`` is so, too.
-
-    Methods
-    -------
-    process(record)
-        The only one that is required.
-    info(), get_state(), initialize(config), cleanup(), health_check()
-        See each.
     """
     thread_safe = False
     releases_gil = False
@@ -169,7 +162,7 @@ cdef class NativePluginABI1(DataFlarePlugin):
         """
         if not isinstance(record, PluginRecord):
             raise TypeError(f"record must be a PluginRecord, not {type(record).__name__}")
-        return process_single(self, record)
+        return process_single(self, record, None)
 
 
 cdef void fill_rest(df_record *record, const df_batch *batch, Py_ssize_t i) noexcept nogil:
@@ -183,7 +176,8 @@ cdef void fill_rest(df_record *record, const df_batch *batch, Py_ssize_t i) noex
         record.partition = batch.partitions[i]
 
 
-cdef PluginResult process_single(NativePluginABI1 plugin, PluginRecord record):
+cdef PluginResult process_single(NativePluginABI1 plugin, PluginRecord record, object guarded):
+    """Run ``c_process`` on one record; `guarded` is a pool in debug mode, or None."""
     cdef Output output = Output.__new__(Output)
     cdef df_emitter *emitter = &output.run.out.emitter
     cdef df_record view
@@ -192,6 +186,8 @@ cdef PluginResult process_single(NativePluginABI1 plugin, PluginRecord record):
     cdef object value = own(record.value)
     cdef object key = record.key
     output.begin_single()
+    if guarded is not None:
+        output.guard_single(guarded, plugin)
     view_of(value, &view.value)
     if key is None:
         view.key.data = NULL

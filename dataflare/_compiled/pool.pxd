@@ -1,9 +1,13 @@
 from libc.stdint cimport int32_t
 
+from dataflare._compiled.guard cimport Guard
+
 
 cdef enum:
     CLASSES = 5        # TINY, SMALL, MEDIUM, LARGE, HUGE
     OVERSIZE = 5       # where requests larger than HUGE are counted
+    METRICS = 1        # bits of `MemoryPool.flags`; DEBUG is the highest, and so compared
+    DEBUG = 2
 
 
 cdef struct Slab:
@@ -29,7 +33,9 @@ cdef struct SlabStack:
     # free[0:low] have not been touched since then.
     char *base         # owner: SlabClass.memory
     int32_t *free      # owner: SlabClass.free_list
+    unsigned char *poisoned  # by slab, in debug mode; owner: SlabClass.poisoned
     Py_ssize_t size
+    Py_ssize_t stride  # from slab to slab: `size`, and in debug mode the guard behind it
     Py_ssize_t count
     Py_ssize_t top
     Py_ssize_t low
@@ -40,6 +46,7 @@ cdef class SlabClass:
     cdef int32_t[::1] free_list
     cdef double[::1] idle_since          # by position in the stack
     cdef unsigned char[::1] released     # by slab: its pages are with the operating system
+    cdef unsigned char[::1] poisoned     # by slab: it is free and full of POISON
     cdef SlabStack stack
 
     cdef void restart_clocks(self, double now) noexcept
@@ -48,12 +55,15 @@ cdef class SlabClass:
     cdef bint group_is_idle(self, int32_t[::1] idle, unsigned char[::1] held,
                             Py_ssize_t i, Py_ssize_t group) noexcept
     cdef Py_ssize_t give_back(self, Py_ssize_t first, Py_ssize_t end) except -1
+    cdef int inspect(self, Guard guard) except -1
 
 
 cdef class MemoryPool:
     cdef readonly object config
     cdef readonly bint closed
-    cdef bint metrics
+    cdef int flags
+    cdef Py_ssize_t margin               # bytes behind an unpooled loan: 0, or debug mode's guard
+    cdef Guard guard                     # None without debug mode
     cdef tuple classes                   # of SlabClass
     cdef SlabStack *stacks[CLASSES]      # owner: classes
     cdef Tally tallies[CLASSES + 1]
@@ -67,6 +77,12 @@ cdef class MemoryPool:
     cdef void c_give(self, Slab *slab) noexcept
     cdef bint c_has(self, Py_ssize_t size) noexcept
     cdef void count_loan(self, Py_ssize_t size, const Slab *slab) noexcept
+    cdef void give_plainly(self, Slab *slab) noexcept
+    cdef int lend_guarded(self, Py_ssize_t size, Slab *slab) except -1
+    cdef Py_ssize_t room_of(self, const Slab *slab) noexcept
+    cdef str give_guarded(self, Slab *slab)
+    cdef void give_reporting(self, Slab *slab) noexcept
+    cdef int mark_batch(self, const Slab *slab, object purpose) except -1
 
 
 cdef class Buffer:

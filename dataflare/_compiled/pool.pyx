@@ -11,6 +11,8 @@ c. **Wrappers are recycled, never shared.** A `Buffer` is a small object from Cy
    memory that belongs to someone else: it finds a buffer that says it was returned.
 d. **No clock on the hot path.** Each class notes the least number of free slabs since the last
    clean-up; the slabs below that mark were not touched, because the stack works at its top.
+e. **Debug mode costs the others one branch.** In it a slab is followed by a guard, and `guard`
+   looks at every loan that is taken or comes back. All counts are of slabs without their guards.
 """
 cimport cython
 from cpython.buffer cimport PyBUF_FORMAT, PyBUF_ND, PyBUF_STRIDES
@@ -18,11 +20,14 @@ from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from cpython.number cimport PyNumber_Index
 from libc.string cimport memset
 
+from dataflare._compiled.guard cimport MARGIN, POISON, Guard
+
 import mmap
 import time
 from array import array
 
 from dataflare import _idle
+from dataflare._ledger import open_ledger
 from dataflare.config import MemoryPoolConfig, seconds
 from dataflare.errors import PluginMemoryError
 from dataflare.types import BufferSize, ClassStats, PoolStats
@@ -73,19 +78,24 @@ cdef inline int kind_of(Py_ssize_t size) noexcept nogil:
 cdef class SlabClass:
     """The slabs of one size, their free list and what is needed to see which ones are idle."""
 
-    def __cinit__(self, Py_ssize_t size, Py_ssize_t count):
+    def __cinit__(self, Py_ssize_t size, Py_ssize_t count, bint guarded):
         cdef Py_ssize_t i, slots = max(count, 1)  # a typed memoryview cannot be empty
+        # With its guard too a slab begins at a page, or so many of them fill one.
+        cdef Py_ssize_t stride = size + min(size, PAGE) if guarded else size
         self.memory = mmap.mmap(
-            -1, max(size * count, PAGE), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+            -1, max(stride * count, PAGE), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
         )
         self.free_list = array("i", bytes(4 * slots))
         self.idle_since = array("d", bytes(8 * slots))
         self.released = bytearray(b"\1" * slots)
+        self.poisoned = bytearray(slots)
         for i in range(count):
             self.free_list[i] = <int32_t>(count - 1 - i)
         self.stack.base = <char *>&self.memory[0]
         self.stack.free = &self.free_list[0]
+        self.stack.poisoned = &self.poisoned[0]
         self.stack.size = size
+        self.stack.stride = stride
         self.stack.count = count
         self.stack.top = self.stack.low = count
 
@@ -130,18 +140,18 @@ cdef class SlabClass:
         return held[i] and idle[i] == min(group, self.stack.count - i * group)
 
     cdef Py_ssize_t give_back(self, Py_ssize_t first, Py_ssize_t end) except -1:
-        cdef char *start = self.stack.base + first * self.stack.size
-        cdef size_t size = <size_t>((end - first) * self.stack.size)
-        if df_give_pages_back(start, size) != 0:
+        cdef char *start = self.stack.base + first * self.stack.stride
+        if df_give_pages_back(start, <size_t>((end - first) * self.stack.stride)) != 0:
             return 0
         self.released[first:end] = 1
-        return <Py_ssize_t>size
+        self.poisoned[first:end] = 0
+        return (end - first) * self.stack.size
 
     cdef int populate(self) except -1:
         """Make every slab resident, without changing a byte of those in use."""
         cdef char *start = self.stack.base
-        cdef size_t size = <size_t>(self.stack.count * self.stack.size)
-        cdef Py_ssize_t i, at
+        cdef size_t size = <size_t>(self.stack.count * self.stack.stride)
+        cdef Py_ssize_t i, at, index
         cdef int failed
         if size == 0:
             return 0
@@ -149,10 +159,20 @@ cdef class SlabClass:
             failed = df_populate(start, size)
         if failed:  # an older kernel: write to the free slabs, whose bytes nobody needs
             for i in range(self.stack.top):
-                for at in range(0, self.stack.size, min(PAGE, self.stack.size)):
-                    start[self.stack.free[i] * self.stack.size + at] = 0
+                index = self.stack.free[i]
+                for at in range(0, self.stack.stride, min(PAGE, self.stack.stride)):
+                    start[index * self.stack.stride + at] = POISON if self.poisoned[index] else 0
         self.stack.low = 0
         self.restart_clocks(time.monotonic())
+        return 0
+
+    cdef int inspect(self, Guard guard) except -1:
+        """Look at the free slabs that are poisoned."""
+        cdef Py_ssize_t i, index
+        for i in range(self.stack.top):
+            index = self.stack.free[i]
+            if self.poisoned[index]:
+                guard.inspect(self.stack.base + index * self.stack.stride, self.stack.stride)
         return 0
 
 
@@ -162,12 +182,15 @@ cdef class MemoryPool:
 
     A request takes a slab of the smallest class that holds it. A request larger than 4 MiB, or made
     while every slab of its class is out, is served by an exact allocation of its own and counted as
-    a miss. The bytes of a buffer are what its last user left there.
+    a miss. The bytes of a buffer are what its last user left there, in debug mode 0xCD.
 
     Parameters
     ----------
     config : MemoryPoolConfig, optional
         How many slabs each class has, and when idle ones give their memory back.
+    debug : bool, default False
+        Find what is written past the end of a buffer or after its return, and buffers that are
+        not returned. Each is named with the place where the buffer was taken. Slow.
 
     Notes
     -----
@@ -175,7 +198,7 @@ cdef class MemoryPool:
     resident when a slab is first used, or at once by `warmup`.
     """
 
-    def __cinit__(self, config=None):
+    def __cinit__(self, config=None, *, debug=False):
         if config is None:
             config = MemoryPoolConfig()
         elif not isinstance(config, MemoryPoolConfig):
@@ -189,14 +212,19 @@ cdef class MemoryPool:
             config.max_large_buffers, config.max_huge_buffers,
         )
         self.config = config
-        self.metrics = config.enable_metrics
-        self.classes = tuple([SlabClass(SIZES[i], counts[i]) for i in range(CLASSES)])
+        self.flags = METRICS if config.enable_metrics else 0
+        ledger = open_ledger(debug)
+        if ledger is not None:
+            self.flags |= DEBUG
+            self.guard = Guard(ledger)
+            self.margin = MARGIN
+        self.classes = tuple([SlabClass(SIZES[i], counts[i], debug) for i in range(CLASSES)])
         for kind in range(CLASSES):
             slabs = self.classes[kind]
             self.stacks[kind] = &slabs.stack
         memset(self.tallies, 0, sizeof(self.tallies))
 
-    def __init__(self, config=None):
+    def __init__(self, config=None, *, debug=False):
         _idle.watch(self, self.config.cleanup_interval)
 
     def __enter__(self):
@@ -225,16 +253,18 @@ cdef class MemoryPool:
                 stack.low = stack.top
             slab.index = stack.free[stack.top]
             slab.capacity = stack.size
-            slab.data = stack.base + slab.index * stack.size
+            slab.data = stack.base + slab.index * stack.stride
         else:
-            slab.data = <char *>PyMem_RawMalloc(size)
+            slab.data = <char *>PyMem_RawMalloc(<size_t>size + self.margin)
             if slab.data is NULL:
                 raise MemoryError(f"no memory for a buffer of {size} bytes")
             slab.index = -1
             slab.capacity = size
         self.in_use += 1
-        if self.metrics:
+        if self.flags == METRICS:
             self.count_loan(size, slab)
+        elif self.flags:
+            self.lend_guarded(size, slab)
         return 0
 
     cdef inline void count_loan(self, Py_ssize_t size, const Slab *slab) noexcept:
@@ -255,6 +285,12 @@ cdef class MemoryPool:
 
     cdef void c_give(self, Slab *slab) noexcept:
         """Take a loan back. Needs the GIL."""
+        if self.flags >= DEBUG:
+            self.give_reporting(slab)
+        else:
+            self.give_plainly(slab)
+
+    cdef inline void give_plainly(self, Slab *slab) noexcept:
         cdef SlabStack *stack
         if slab.index >= 0:
             stack = self.stacks[slab.kind]
@@ -264,9 +300,53 @@ cdef class MemoryPool:
             PyMem_RawFree(slab.data)
         slab.data = NULL
         self.in_use -= 1
-        if self.metrics:
+        if self.flags & METRICS:
             self.tallies[slab.kind].returns += 1
             self.bytes_in_use -= slab.capacity
+
+    cdef int lend_guarded(self, Py_ssize_t size, Slab *slab) except -1:
+        """The rest of `c_take` in debug mode."""
+        cdef SlabStack *stack
+        cdef bint poisoned = False
+        if self.flags & METRICS:
+            self.count_loan(size, slab)
+        if slab.index >= 0:
+            stack = self.stacks[slab.kind]
+            poisoned = stack.poisoned[slab.index]
+            stack.poisoned[slab.index] = 0
+        try:
+            self.guard.lend(slab.data, size, self.room_of(slab), poisoned)
+        except BaseException:  # nobody is going to have the loan
+            self.give_reporting(slab)
+            raise
+        return 0
+
+    cdef inline Py_ssize_t room_of(self, const Slab *slab) noexcept:
+        """Bytes of a loan together with its guard, in debug mode."""
+        if slab.index >= 0:
+            return self.stacks[slab.kind].stride
+        return slab.capacity + self.margin
+
+    cdef str give_guarded(self, Slab *slab):
+        """`c_give` in debug mode; returns what is wrong with the loan, which is home by then."""
+        cdef Py_ssize_t overrun
+        cdef bint pooled = slab.index >= 0
+        entry = self.guard.take_back(slab.data, self.room_of(slab), pooled, &overrun)
+        if pooled:
+            self.stacks[slab.kind].poisoned[slab.index] = 1
+        self.give_plainly(slab)
+        return self.guard.settle(entry, overrun)
+
+    cdef void give_reporting(self, Slab *slab) noexcept:
+        """`give_guarded` where nobody can be told by an exception."""
+        sentence = self.give_guarded(slab)
+        if sentence is not None:
+            self.guard.ledger.complain(sentence)
+        self.guard.ledger.flush()
+
+    cdef int mark_batch(self, const Slab *slab, object purpose) except -1:
+        """In debug mode: the loan is memory of a batch, and no user's buffer."""
+        return self.guard.mark_batch(slab.data, purpose)
 
     cdef bint c_has(self, Py_ssize_t size) noexcept:
         """Whether a slab is free in the class of `size`."""
@@ -326,19 +406,29 @@ cdef class MemoryPool:
         ------
         PluginMemoryError
             It was returned before, comes from another pool, or a view of it is still alive. The
-            buffer and both pools stay as they were.
+            buffer and both pools stay as they were. Or, in debug mode, somebody wrote past its
+            end; it is returned then.
         """
         if buffer.pool is not self and buffer.pool is not None:
             raise PluginMemoryError("the buffer belongs to another memory pool")
         buffer.give_back()
 
     def warmup(self):
-        """Make every slab resident, so that its first use faults no page."""
+        """Make every slab resident, so that its first use faults no page.
+
+        Raises
+        ------
+        PluginMemoryError
+            The pool is closed.
+        """
         cdef SlabClass slabs
         if self.closed:
             raise PluginMemoryError("the memory pool is closed")
         for slabs in self.classes:
             slabs.populate()
+        if self.flags >= DEBUG:
+            self.guard.ledger.step("warmed all slabs up")
+            self.guard.ledger.flush()
 
     def trim(self, max_idle_time=None):
         """Give the pages of idle slabs back to the operating system.
@@ -356,6 +446,11 @@ cdef class MemoryPool:
         -------
         int
             Bytes given back.
+
+        Raises
+        ------
+        TypeError, ValueError
+            `max_idle_time` is no duration.
         """
         cdef double limit = (
             self.config.max_idle_time if max_idle_time is None
@@ -365,7 +460,12 @@ cdef class MemoryPool:
         cdef SlabClass slabs
         cdef Py_ssize_t freed = 0
         for slabs in self.classes:
+            if self.flags >= DEBUG:  # before the traces are gone
+                slabs.inspect(self.guard)
             freed += slabs.release_idle(now, limit)
+        if self.flags >= DEBUG:
+            self.guard.ledger.step("gave %d bytes of idle slabs back to the system", freed)
+            self.guard.ledger.flush()
         return freed
 
     def get_stats(self):
@@ -380,7 +480,7 @@ cdef class MemoryPool:
         cdef Py_ssize_t hits = 0, misses = 0, returns = 0, requested = 0, handed_out = 0
         cdef Py_ssize_t cached = 0, reserved = 0
         cdef int kind
-        if not self.metrics:
+        if not self.flags & METRICS:
             return None
         classes = {}
         for kind in range(CLASSES + 1):
@@ -426,10 +526,35 @@ cdef class MemoryPool:
     def close(self):
         """Refuse new requests and give all idle memory back.
 
-        Buffers that are out stay valid until they are returned or dropped. Closing twice is fine.
+        Buffers that are out stay valid until they are returned or dropped; in debug mode the log
+        names each. Closing twice is fine.
         """
+        cdef bint first = not self.closed
         self.closed = True
         self.trim(0)
+        if first and self.flags >= DEBUG:
+            self.guard.ledger.closed()
+            self.guard.ledger.flush()
+
+    @property
+    def debug(self):
+        """bool: Whether the pool is in debug mode."""
+        return self.flags >= DEBUG
+
+    @property
+    def violations(self):
+        """tuple of str: What debug mode found wrong, the latest thousand; empty without it."""
+        return self.guard.ledger.violations if self.flags >= DEBUG else ()
+
+    def outstanding(self):
+        """What is out, in debug mode.
+
+        Returns
+        -------
+        list of Loan, or None
+            The oldest first; None without debug mode.
+        """
+        return self.guard.ledger.loans() if self.flags >= DEBUG else None
 
 
 @cython.final
@@ -495,7 +620,13 @@ cdef class Buffer:
                 f"the buffer cannot be returned while {self.views} view(s) of it are alive"
             )
         self.home = True
-        self.pool.c_give(&self.slab)
+        if self.pool.flags < DEBUG:
+            self.pool.give_plainly(&self.slab)
+            return 0
+        sentence = self.pool.give_guarded(&self.slab)
+        self.pool.guard.ledger.flush()
+        if sentence is not None:
+            raise PluginMemoryError(sentence)
         return 0
 
     cdef int check_usable(self) except -1:

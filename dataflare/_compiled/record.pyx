@@ -70,12 +70,15 @@ cdef str shown(object data):
 cdef class PluginRecord:
     """One record, as a plugin sees it. It cannot be changed.
 
+    What it is made of are its attributes, by the same names.
+
     Parameters
     ----------
     value : bytes-like
         The payload. Nothing is copied: `bytes` are kept as they are, anything else is kept as a
         read-only `memoryview`.
     key : bytes-like, optional
+        Kept as `value` is; None if there is none.
     metadata : Mapping, optional
         Kept as a read-only view of the mapping given.
     timestamp : int
@@ -178,6 +181,15 @@ cdef class PluginResult:
         data : bytes-like
         metadata : Mapping, optional
             Replaces the record's.
+
+        Returns
+        -------
+        PluginResult
+
+        Raises
+        ------
+        TypeError
+            `data` is not bytes-like, or `metadata` not a mapping.
         """
         cdef PluginResult result = PluginResult.__new__(PluginResult)
         result.status = DF_SUCCESS
@@ -204,6 +216,15 @@ cdef class PluginResult:
         message : str
         code : int or str, optional
             For machines; the meaning is the plugin's.
+
+        Returns
+        -------
+        PluginResult
+
+        Raises
+        ------
+        TypeError
+            `message` is not a string, or `code` neither a string nor an integer.
         """
         cdef PluginResult result = PluginResult.__new__(PluginResult)
         if not isinstance(message, str):

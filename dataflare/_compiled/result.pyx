@@ -86,6 +86,10 @@ cdef class BatchResult:
         processing_time : float
             Seconds it took.
 
+        Returns
+        -------
+        BatchResult
+
         Raises
         ------
         TypeError

@@ -25,7 +25,7 @@ from dataflare._compiled.counters cimport PluginCounters
 from dataflare._compiled.loop cimport run, run_one
 from dataflare._compiled.output cimport plugin_name
 from dataflare._compiled.plugin cimport DataFlarePlugin
-from dataflare._compiled.pool cimport MemoryPool
+from dataflare._compiled.pool cimport DEBUG, MemoryPool
 from dataflare._compiled.record cimport PluginRecord, PluginResult
 from dataflare._compiled.result cimport BatchResult
 from dataflare._compiled.types cimport DF_ERROR, DF_FILTERED, DF_SKIP, DF_SUCCESS
@@ -128,6 +128,7 @@ cdef class PluginRunner:
     cdef public bint tripped
     cdef public int64_t timeout_ns
     cdef MemoryPool pool
+    cdef MemoryPool guarded              # the pool in debug mode, else None: for single records
     cdef Slot *slots                     # [size]; owner: self
     cdef Py_ssize_t *free                # [size]; owner: self
     cdef Py_ssize_t size
@@ -150,6 +151,7 @@ cdef class PluginRunner:
         if not self.plugins or not all(isinstance(item, DataFlarePlugin) for item in self.plugins):
             raise TypeError("a runner takes plugins")
         self.pool = pool
+        self.guarded = pool if pool.flags >= DEBUG else None
         self.counters = PluginCounters() if counters is None else counters
         self.supervisor = supervisor
         self.enabled = True
@@ -382,7 +384,8 @@ cdef class PluginRunner:
         return result
 
     cdef PluginResult outcome(self, Py_ssize_t slot, PluginRecord record):
-        cdef PluginResult result = run_one(<object>self.slots[slot].plugin, record)
+        cdef PluginResult result = run_one(<object>self.slots[slot].plugin, record,
+                                           self.guarded)
         if result.status == DF_ERROR:
             raise PluginProcessingError(
                 result.message, plugin=plugin_name(<object>self.slots[slot].plugin),

@@ -62,7 +62,9 @@ def _as_tuple(items: Iterable[T], what: str) -> tuple[T, ...]:
             f"(RecordBatch.from_lines splits a buffer into lines)"
         )
     try:
-        return tuple(items)
+        # Of a list of our own: the garbage collector may run while the tuple is made, and CPython
+        # does not expect the list to change then.
+        return (*items,)
     except TypeError:
         if hasattr(type(items), "__iter__"):
             raise
@@ -194,11 +196,17 @@ class RecordBatch:
             (without trailing NULs, as NumPy has it), of a 2-D array of uint8 each row is one.
             A list may be changed afterwards, a buffer cannot be resized while the batch lives.
         keys : iterable of bytes, str, bytes-like or None, optional
-        timestamps, offsets : array_like of int, shape (n,), optional
-            64 bits each; timestamps in nanoseconds.
+        timestamps : array_like of int, shape (n,), optional
+            Nanoseconds since the epoch; 64 bits each.
         partitions : array_like of int, shape (n,), optional
             32 bits each.
+        offsets : array_like of int, shape (n,), optional
+            64 bits each.
         metadata : iterable of Mapping or None, optional
+
+        Returns
+        -------
+        RecordBatch
 
         Raises
         ------
@@ -238,6 +246,10 @@ class RecordBatch:
         ----------
         records : iterable of PluginRecord
 
+        Returns
+        -------
+        RecordBatch
+
         Raises
         ------
         TypeError
@@ -276,6 +288,17 @@ class RecordBatch:
             of a value. Under ``b"\r\n"`` a bare ``\n`` ends a line too.
         pool : MemoryPool, optional
             Where the compiled backend keeps its column of views; here views are Python objects.
+
+        Returns
+        -------
+        RecordBatch
+
+        Raises
+        ------
+        TypeError
+            The buffer is not bytes-like, or not contiguous in memory.
+        ValueError
+            `newline` is something else.
 
         Notes
         -----
@@ -423,17 +446,17 @@ class RecordBatch:
 
     @property
     def offsets(self) -> npt.NDArray[np.int64] | None:
-        """numpy.ndarray of int64, shape (n,), or None: None if no record has one."""
+        """numpy.ndarray of int64, shape (n,), or None: By record; None if no record has one."""
         return self._offsets
 
     @property
     def partitions(self) -> npt.NDArray[np.int32] | None:
-        """numpy.ndarray of int32, shape (n,), or None: None if no record has one."""
+        """numpy.ndarray of int32, shape (n,), or None: By record; None if no record has one."""
         return self._partitions
 
     @property
     def metadata(self) -> list[Metadata | None] | None:
-        """list of (Mapping or None), or None: None if no record has any."""
+        """list of (Mapping or None), or None: By record; None if no record has any."""
         return None if self._metadata is None else list(self._metadata)
 
     def value_at(self, index: int) -> bytes:

@@ -118,8 +118,13 @@ class Replace(_Builtin):
     Parameters
     ----------
     old : bytes or str
-        Not empty.
+        Not empty. A string counts as its UTF-8 form.
     new : bytes or str
+
+    Raises
+    ------
+    ValueError
+        `old` is empty.
     """
 
     def __init__(self, old: bytes | str, new: bytes | str) -> None:

@@ -19,6 +19,11 @@ class Chain(DataFlarePlugin):
     *plugins : DataFlarePlugin
         At least one. Chains among them are taken apart.
 
+    Raises
+    ------
+    TypeError
+        There is none, or one of them is no plugin.
+
     Notes
     -----
     A record that a plugin drops or that fails does not reach the plugins behind it.

@@ -69,6 +69,11 @@ class Histogram:
             Negative values count as 0 (a clock that was set back).
         count : int
             How often to add it.
+
+        Raises
+        ------
+        ValueError
+            `count` is negative.
         """
         if count < 0:
             raise ValueError(f"count cannot be negative, it was {count}")
@@ -82,7 +87,12 @@ class Histogram:
         self.sum += value * count
 
     def merge(self, other: "Histogram") -> None:
-        """Add all that another histogram recorded."""
+        """Add all that another histogram recorded.
+
+        Parameters
+        ----------
+        other : Histogram
+        """
         if other.count == 0:
             return
         self.min = other.min if self.count == 0 else min(self.min, other.min)
@@ -153,6 +163,11 @@ class Histogram:
         -------
         float
             0.0 when nothing was recorded.
+
+        Raises
+        ------
+        ValueError
+            `percent` is not from 0 to 100.
         """
         if not 0 <= percent <= 100:
             raise ValueError(f"a percentile lies between 0 and 100, not at {float(percent)}")
@@ -236,15 +251,14 @@ class PluginCounters:
     def count_recovery(self, retries: int = 0, fallbacks: int = 0, dead_lettered: int = 0) -> None:
         """Count further attempts, records that a fallback processed, and dead letters.
 
-        Dead letters were counted as failed before, and are not any more. What a fallback had to
-        process counts as failed in the window.
+        Dead letters are not among the records that were counted as failed: a count never falls.
+        In the window, they count as failed, and so does what a fallback had to process.
         """
         with _lock:
             self.retries += retries
             self.fallbacks += fallbacks
-            self._chunks[-1][1] += fallbacks
+            self._chunks[-1][1] += fallbacks + dead_lettered
             self.dead_lettered += dead_lettered
-            self.failed -= dead_lettered
 
     @property
     def window_records(self) -> int:

@@ -32,13 +32,6 @@ class DataFlarePlugin:
     retryable_errors : tuple of exception types
         What is worth another attempt; see `FailureRecoveryConfig`. An exception with a true
         attribute ``retryable`` is so, too.
-
-    Methods
-    -------
-    process(record)
-        The only one that is required.
-    info(), get_state(), initialize(config), cleanup(), health_check()
-        See each.
     """
 
     thread_safe: bool = False

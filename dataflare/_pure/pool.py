@@ -12,6 +12,8 @@ c. **Wrappers are never shared.** A stale reference cannot reach memory that bel
    else: it finds a buffer that says it was returned.
 d. **No clock on the hot path.** Each class notes the least number of free slabs since the last
    clean-up; the slabs below that mark were not touched, because the stack works at its top.
+e. **In debug mode** a slab is followed by a guard, and the pool's `Guard` looks at every loan that
+   is taken or comes back. All counts are of slabs without their guards.
 """
 
 import mmap
@@ -27,15 +29,14 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from dataflare import _idle
+from dataflare._ledger import open_ledger
 from dataflare._pure.exporter import Exporter, refusing
+from dataflare._pure.guard import MARGIN, POISON, Guard, Memory, stride_of
 from dataflare.config import MemoryPoolConfig, seconds
 from dataflare.errors import PluginMemoryError
-from dataflare.types import BufferSize, ClassStats, PoolStats
-
-Memory = npt.NDArray[np.uint8]
+from dataflare.types import BufferSize, ClassStats, Loan, PoolStats
 
 _SIZES = tuple(BufferSize)
 _OVERSIZE = len(_SIZES)  # where requests larger than HUGE are counted
@@ -59,25 +60,27 @@ class _SlabClass:
     ``len(free)`` since the last clean-up, so the slabs in ``free[:low]`` were not touched since.
     """
 
-    def __init__(self, size: int, count: int) -> None:
+    def __init__(self, size: int, count: int, guarded: bool) -> None:
         self.size = size
+        self.stride = stride_of(size) if guarded else size
         self.count = count
-        self.mapping = mmap.mmap(
-            -1, max(size * count, mmap.PAGESIZE), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-        )
+        length = max(self.stride * count, mmap.PAGESIZE)
+        self.mapping = mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         self.memory = np.frombuffer(self.mapping, np.uint8)
         self.free = list(reversed(range(count)))
         self.low = count
         self.idle_since = [0.0] * count  # by position in the stack
         self.released = [True] * count  # by slab: its pages are with the operating system
+        self.poisoned: set[int] = set()  # free and full of POISON, in debug mode
 
     def take(self) -> int:
         index = self.free.pop()
         self.low = min(self.low, len(self.free))
         return index
 
-    def slab(self, index: int) -> Memory:
-        return self.memory[index * self.size : (index + 1) * self.size]
+    def room(self, index: int) -> Memory:
+        """A slab, and in debug mode the guard behind it."""
+        return self.memory[index * self.stride : (index + 1) * self.stride]
 
     def restart_clocks(self, now: float) -> None:
         """Note what was touched since the last call: it is idle from now on, at the earliest."""
@@ -104,14 +107,16 @@ class _SlabClass:
         return freed
 
     def give_back(self, slabs: range) -> int:
-        size = len(slabs) * self.size
         try:
-            self.mapping.madvise(mmap.MADV_DONTNEED, slabs.start * self.size, size)
+            self.mapping.madvise(
+                mmap.MADV_DONTNEED, slabs.start * self.stride, len(slabs) * self.stride
+            )
         except OSError:
             return 0
         for index in slabs:
             self.released[index] = True
-        return size
+        self.poisoned.difference_update(slabs)
+        return len(slabs) * self.size
 
     def populate(self) -> None:
         """Make every slab resident, without changing a byte of those in use."""
@@ -123,9 +128,15 @@ class _SlabClass:
             self.mapping.madvise(_MADV_POPULATE_WRITE)
         except OSError:  # write to the pages of the free slabs, whose bytes nobody needs
             for index in self.free:
-                self.slab(index)[:: mmap.PAGESIZE] = 0
+                self.room(index)[:: mmap.PAGESIZE] = POISON if index in self.poisoned else 0
         self.low = 0
         self.restart_clocks(time.monotonic())
+
+    def inspect(self, guard: Guard, kind: int) -> None:
+        """Look at the free slabs that are poisoned."""
+        for index in self.free:
+            if index in self.poisoned:
+                guard.inspect((kind, index), self.room(index))
 
 
 class _Within:
@@ -158,12 +169,15 @@ class MemoryPool:
 
     A request takes a slab of the smallest class that holds it. A request larger than 4 MiB, or made
     while every slab of its class is out, is served by an exact allocation of its own and counted as
-    a miss. The bytes of a buffer are what its last user left there.
+    a miss. The bytes of a buffer are what its last user left there, in debug mode 0xCD.
 
     Parameters
     ----------
     config : MemoryPoolConfig, optional
         How many slabs each class has, and when idle ones give their memory back.
+    debug : bool, default False
+        Find what is written past the end of a buffer or after its return, and buffers that are
+        not returned. Each is named with the place where the buffer was taken. Slow.
 
     Notes
     -----
@@ -171,7 +185,7 @@ class MemoryPool:
     resident when a slab is first used, or at once by `warmup`.
     """
 
-    def __init__(self, config: MemoryPoolConfig | None = None) -> None:
+    def __init__(self, config: MemoryPoolConfig | None = None, *, debug: bool = False) -> None:
         if config is None:
             config = MemoryPoolConfig()
         elif not isinstance(config, MemoryPoolConfig):
@@ -182,7 +196,9 @@ class MemoryPool:
         )  # fmt: skip
         self.config = config
         self._closed = False
-        self._classes = [_SlabClass(*pair) for pair in zip(_SIZES, counts, strict=True)]
+        ledger = open_ledger(debug)
+        self._guard = None if ledger is None else Guard(ledger)
+        self._classes = [_SlabClass(*pair, debug) for pair in zip(_SIZES, counts, strict=True)]
         self._tallies = [_Tally() for _ in range(_OVERSIZE + 1)]
         self._dropped: deque[tuple[int, int, int]] = deque()
         self._within = _Within()
@@ -193,6 +209,19 @@ class MemoryPool:
     def closed(self) -> bool:
         """bool: Whether the pool refuses new requests."""
         return self._closed
+
+    @property
+    def debug(self) -> bool:
+        """bool: Whether the pool is in debug mode."""
+        return self._guard is not None
+
+    @property
+    def violations(self) -> tuple[str, ...]:
+        """tuple of str: What debug mode found wrong, the latest thousand; empty without it."""
+        if self._guard is None:
+            return ()
+        self._take_in()
+        return self._guard.ledger.violations
 
     def __enter__(self) -> "MemoryPool":
         return self
@@ -239,20 +268,31 @@ class MemoryPool:
         if size < 0:
             raise ValueError(f"the size of a buffer cannot be negative, it was {size}")
         kind = _kind_of(size)
+        guard = self._guard
+        entry = None if guard is None else guard.ledger.entry(size)
         with _lock, self._within as nested:
             self._take_dropped(nested)
             if self._closed:
                 raise PluginMemoryError("the memory pool is closed")
+            poisoned = False
             if kind < _OVERSIZE and self._classes[kind].free and not nested:
-                index = self._classes[kind].take()
-                memory = self._classes[kind].slab(index)
+                slabs = self._classes[kind]
+                index = slabs.take()
+                room, capacity = slabs.room(index), slabs.size
+                if index in slabs.poisoned:
+                    slabs.poisoned.remove(index)
+                    poisoned = True
             else:
-                index = -1
-                memory = _allocate(size)
+                room, capacity = _allocate(size if guard is None else size + MARGIN), size
+                index = -1 if guard is None else guard.ticket()
             self._in_use += 1
             if self.config.enable_metrics:
-                self._count_loan(self._tallies[kind], index, size, len(memory))
-            return Buffer._lend(self, kind, index, memory, size)
+                self._count_loan(self._tallies[kind], index, size, capacity)
+            if guard is not None and entry is not None:
+                guard.lend((kind, index), room, entry, poisoned)
+            buffer = Buffer._lend(self, kind, index, room, size, capacity)
+        self._speak()
+        return buffer
 
     def _count_loan(self, tally: _Tally, index: int, size: int, capacity: int) -> None:
         if index >= 0:
@@ -266,17 +306,41 @@ class MemoryPool:
         self._bytes_in_use += capacity
         self._peak_bytes = max(self._peak_bytes, self._bytes_in_use)
 
-    def _take_back(self, kind: int, index: int, capacity: int) -> None:
+    def _take_back(self, kind: int, index: int, capacity: int) -> str | None:
+        """Take a loan in; returns what is wrong with it, if debug mode found something."""
+        wrong = None
+        if self._guard is not None:
+            wrong = self._guard.take_back((kind, index), index >= 0)
+            if index >= 0:
+                self._classes[kind].poisoned.add(index)
         if index >= 0:
             self._classes[kind].free.append(index)
         self._in_use -= 1
         if self.config.enable_metrics:
             self._tallies[kind].returns += 1
             self._bytes_in_use -= capacity
+        return wrong
 
     def _take_dropped(self, nested: bool) -> None:
         while self._dropped and not nested:
-            self._take_back(*self._dropped.popleft())
+            wrong = self._take_back(*self._dropped.popleft())
+            if wrong is not None and self._guard is not None:
+                self._guard.ledger.complain(wrong)
+
+    def _take_in(self, blocking: bool = True) -> None:
+        """In debug mode: take in what was dropped, and say what was wrong with it."""
+        if _lock.acquire(blocking):
+            try:
+                with self._within as nested:
+                    self._take_dropped(nested)
+            finally:
+                _lock.release()
+            self._speak()
+
+    def _speak(self) -> None:
+        """Log what debug mode has to say; not with the lock held, for a log may use the pool."""
+        if self._guard is not None:
+            self._guard.ledger.flush()
 
     def return_buffer(self, buffer: "Buffer", /) -> None:
         """Give a buffer back.
@@ -290,7 +354,8 @@ class MemoryPool:
         ------
         PluginMemoryError
             It was returned before, comes from another pool, or a view of it is still alive. The
-            buffer and both pools stay as they were.
+            buffer and both pools stay as they were. Or, in debug mode, somebody wrote past its
+            end; it is returned then.
         """
         if not isinstance(buffer, Buffer):
             raise TypeError(f"buffer must be a Buffer, not {type(buffer).__name__}")
@@ -299,13 +364,22 @@ class MemoryPool:
         buffer._give_back()
 
     def warmup(self) -> None:
-        """Make every slab resident, so that its first use faults no page."""
+        """Make every slab resident, so that its first use faults no page.
+
+        Raises
+        ------
+        PluginMemoryError
+            The pool is closed.
+        """
         with _lock, self._within as nested:
             self._take_dropped(nested)
             if self._closed:
                 raise PluginMemoryError("the memory pool is closed")
             for slabs in self._classes:
                 slabs.populate()
+            if self._guard is not None:
+                self._guard.ledger.step("warmed all slabs up")
+        self._speak()
 
     def trim(self, max_idle_time: float | timedelta | None = None) -> int:
         """Give the pages of idle slabs back to the operating system.
@@ -323,14 +397,29 @@ class MemoryPool:
         -------
         int
             Bytes given back.
+
+        Raises
+        ------
+        TypeError, ValueError
+            `max_idle_time` is no duration.
         """
         limit = seconds(
             "max_idle_time", self.config.max_idle_time if max_idle_time is None else max_idle_time
         )
         with _lock, self._within as nested:
             self._take_dropped(nested)
+            if nested:
+                return 0
+            if self._guard is not None:  # before the traces are gone
+                for kind, slabs in enumerate(self._classes):
+                    slabs.inspect(self._guard, kind)
             now = time.monotonic()
-            return 0 if nested else sum(slabs.release_idle(now, limit) for slabs in self._classes)
+            freed = sum(slabs.release_idle(now, limit) for slabs in self._classes)
+            if self._guard is not None:
+                message = "gave %d bytes of idle slabs back to the system"
+                self._guard.ledger.step(message, freed)
+        self._speak()
+        return freed
 
     def get_stats(self) -> PoolStats | None:
         """Exact counts since the pool was made.
@@ -374,10 +463,27 @@ class MemoryPool:
     def close(self) -> None:
         """Refuse new requests and give all idle memory back.
 
-        Buffers that are out stay valid until they are returned or dropped. Closing twice is fine.
+        Buffers that are out stay valid until they are returned or dropped; in debug mode the log
+        names each. Closing twice is fine.
         """
-        self._closed = True
+        first, self._closed = not self._closed, True
         self.trim(0)
+        if first and self._guard is not None:
+            self._guard.ledger.closed()
+            self._speak()
+
+    def outstanding(self) -> list[Loan] | None:
+        """What is out, in debug mode.
+
+        Returns
+        -------
+        list of Loan, or None
+            The oldest first; None without debug mode.
+        """
+        if self._guard is None:
+            return None
+        self._take_in()
+        return self._guard.ledger.loans()
 
 
 def _allocate(size: int) -> Memory:
@@ -424,20 +530,24 @@ class Buffer(Exporter):
         raise TypeError("buffers come from MemoryPool.get_buffer")
 
     @staticmethod
-    def _lend(pool: MemoryPool, kind: int, index: int, memory: Memory, length: int) -> "Buffer":
+    def _lend(
+        pool: MemoryPool, kind: int, index: int, room: Memory, length: int, capacity: int
+    ) -> "Buffer":
         buffer: Buffer = Exporter.__new__(Buffer)
         buffer._pool = pool
         buffer._kind = kind
         buffer._index = index
-        buffer._capacity = len(memory)
+        buffer._capacity = capacity
         buffer._length = length
-        buffer._memory = memory[:length]
+        buffer._memory = room[:length]
         buffer._views = []
         return buffer
 
     def __del__(self) -> None:
         if self._memory is not None:
             self._pool._dropped.append((self._kind, self._index, self._capacity))
+            if self._pool._guard is not None:  # sooner than the next call, if nobody is at it
+                self._pool._take_in(blocking=False)
 
     def __len__(self) -> int:
         return self._length
@@ -482,8 +592,15 @@ class Buffer(Exporter):
                 )
             self._memory = None
             self.__class__ = _Returned
-            self._pool._dropped.append((self._kind, self._index, self._capacity))
-            self._pool._take_dropped(nested)
+            wrong = None
+            if nested:  # the pool is in the middle of something: it takes this in afterwards
+                self._pool._dropped.append((self._kind, self._index, self._capacity))
+            else:
+                self._pool._take_dropped(nested)
+                wrong = self._pool._take_back(self._kind, self._index, self._capacity)
+        self._pool._speak()
+        if wrong is not None:
+            raise PluginMemoryError(wrong)
 
     def _usable_memory(self) -> Memory:
         if self._memory is None:

@@ -82,12 +82,15 @@ class _Immutable:
 class PluginRecord(_Immutable):
     """One record, as a plugin sees it. It cannot be changed.
 
+    What it is made of are its attributes, by the same names.
+
     Parameters
     ----------
     value : bytes-like
         The payload. Nothing is copied: `bytes` are kept as they are, anything else is kept as a
         read-only `memoryview`.
     key : bytes-like, optional
+        Kept as `value` is; None if there is none.
     metadata : Mapping, optional
         Kept as a read-only view of the mapping given.
     timestamp : int
@@ -258,6 +261,15 @@ class PluginResult(_Immutable):
         data : bytes-like
         metadata : Mapping, optional
             Replaces the record's.
+
+        Returns
+        -------
+        PluginResult
+
+        Raises
+        ------
+        TypeError
+            `data` is not bytes-like, or `metadata` not a mapping.
         """
         return PluginResult._make(
             SUCCESS,
@@ -284,6 +296,15 @@ class PluginResult(_Immutable):
         message : str
         code : int or str, optional
             For machines; the meaning is the plugin's.
+
+        Returns
+        -------
+        PluginResult
+
+        Raises
+        ------
+        TypeError
+            `message` is not a string, or `code` neither a string nor an integer.
         """
         if not isinstance(message, str):
             raise TypeError(f"the message of an error must be str, not {type(message).__name__}")

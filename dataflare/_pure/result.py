@@ -93,6 +93,10 @@ class BatchResult:
         processing_time : float
             Seconds it took.
 
+        Returns
+        -------
+        BatchResult
+
         Raises
         ------
         TypeError

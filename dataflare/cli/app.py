@@ -102,6 +102,38 @@ def run(
     stats: Annotated[
         Stats, typer.Option(help="How to print the summary to standard error.")
     ] = Stats.TABLE,
+    jobs: Annotated[
+        int,
+        typer.Option(
+            "--jobs",
+            "-j",
+            metavar="N",
+            min=1,
+            help="Threads that share the work, where the plugins run without Python's lock.",
+        ),
+    ] = 1,
+    report: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE.html|FILE.json",
+            help="Where to report how the run went over time: a page with plots, or JSON. It is "
+            "written at the end, also of a run that breaks off.",
+            show_default=False,
+        ),
+    ] = None,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(
+            metavar="PORT",
+            min=0,
+            max=65535,
+            help="Serve /metrics for Prometheus, and /healthz, while the run lasts; 0 for any free "
+            "port, which is then said.",
+        ),
+    ] = None,
+    metrics_address: Annotated[
+        str, typer.Option(metavar="ADDRESS", help="Where --metrics-port listens.")
+    ] = "127.0.0.1",
     debug: Annotated[
         bool, typer.Option("--debug", help="Show where in the program an error comes from.")
     ] = False,
@@ -133,6 +165,10 @@ def run(
         jsonl=line_format is Format.JSONL,
         fail_on_error=fail_on_error,
         stats=stats.value,
+        jobs=jobs,
+        report=report,
+        metrics_port=metrics_port,
+        metrics_address=metrics_address,
         debug=debug,
     )
     raise typer.Exit(run_job(options))

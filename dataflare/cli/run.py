@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dataflare._backend import BatchResult, Chain, filter_plugin
 from dataflare.cli import show
@@ -13,9 +13,11 @@ from dataflare.cli.failures import failures
 from dataflare.cli.interrupts import EndedError, Interrupts
 from dataflare.cli.specs import load_plugin
 from dataflare.cli.tally import Tally
+from dataflare.config import BatchConfig, FailureRecoveryConfig, PluginManagerConfig
 from dataflare.errors import PluginConfigurationError, PluginError, PluginSerializationError
 from dataflare.files import STANDARD, InputFile, LineBlock, OutputFile
 from dataflare.manager import PluginManager
+from dataflare.report import ReportFile
 
 __all__ = ["Options", "run"]
 
@@ -36,6 +38,10 @@ class Options:
     jsonl: bool
     fail_on_error: bool
     stats: str
+    jobs: int
+    report: str | None
+    metrics_port: int | None
+    metrics_address: str
     debug: bool
 
 
@@ -62,16 +68,18 @@ def run(options: Options) -> int:
     except EndedError as ended:
         status, problem = ended.status, str(ended)
     except BrokenPipeError:
-        for kept in job.kept():
-            show.problem(kept)
+        for left in job.left():
+            show.problem(left)
         return PIPE_CLOSED
     except (Exception, SystemExit) as error:
         if options.debug:
             raise
         status, problem = FAILED, show.sentence(error)
     show.summary(job.tally, options.stats)
-    if problem is not None:
-        show.problem("; ".join((problem, *job.kept())))
+    problems = [each for each in (problem, *job.left()) if each is not None]
+    if problems:
+        status = status or FAILED
+        show.problem("; ".join(problems))
     elif options.fail_on_error and job.tally.failed:
         status = FAILED
     return status
@@ -88,6 +96,18 @@ def is_json(value: bytes) -> bool:
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise PluginSerializationError(f"the line is not JSON: {error}") from error
     return True
+
+
+def _configuration(options: Options) -> PluginManagerConfig:
+    config = PluginManagerConfig(
+        batch_config=BatchConfig(enable_parallel=options.jobs > 1, parallelism=options.jobs),
+        # Lines that fail are part of the result: they say nothing of those behind them.
+        failure_recovery=FailureRecoveryConfig(circuit_breaker_threshold=1.0),
+    )
+    if options.report is None:
+        return config
+    # Five samples a second at first, a thousand a day.
+    return replace(config, monitoring_interval=0.2, monitoring_growth=0.01, max_samples=2000)
 
 
 class Job:
@@ -107,18 +127,41 @@ class Job:
         self._inputs = [InputFile(path) for path in options.inputs or [STANDARD]]
         plugins = [load_plugin(spec) for spec in options.plugins]
         with ExitStack() as stack:
-            self._manager = stack.enter_context(PluginManager())
+            self._manager = stack.enter_context(PluginManager(_configuration(options)))
             self._manager.register_plugin(self._name, Chain(*[is_json] * options.jsonl, *plugins))
+            self._report = None
+            if options.report is not None:
+                self._report = stack.enter_context(ReportFile(options.report))
             self._output = stack.enter_context(OutputFile(options.output))
             self._letters = None
             if options.errors not in (COLLECT, STOP):
                 self._letters = stack.enter_context(OutputFile(options.errors))
             self._check_outputs()
+            if options.metrics_port is not None:
+                self._serve_metrics(stack, options.metrics_port)
             self._opened = stack.pop_all()
         self.tally = Tally()
+        self._unreported: str | None = None
+
+    def _serve_metrics(self, stack: ExitStack, port: int) -> None:
+        try:
+            from dataflare.prometheus import serve_metrics
+        except ImportError as error:
+            raise PluginConfigurationError(f"--metrics-port: {error}") from error
+        server = serve_metrics(self._manager, port, self.options.metrics_address)
+        stack.enter_context(server)
+        if port == 0:
+            show.note(f"metrics are at {server.url}")
 
     def _check_outputs(self) -> None:
-        for output in self._outputs():
+        outputs = self._outputs()
+        if self._report is not None:
+            outputs.append(self._report.file)
+            if any(self._report.file.would_overwrite(other) for other in self._outputs()):
+                raise PluginConfigurationError(
+                    f"{self._report.file.name} is given as --report and as another output"
+                )
+        for output in outputs:
             for source in self._inputs:
                 if output.is_file(source.status):
                     raise PluginConfigurationError(f"{output.name} is both input and output")
@@ -128,13 +171,14 @@ class Job:
     def _outputs(self) -> list[OutputFile]:
         return [self._output] if self._letters is None else [self._output, self._letters]
 
-    def kept(self) -> list[str]:
-        """Where incomplete outputs are, as parts of a sentence."""
-        return [
+    def left(self) -> list[str]:
+        """Where incomplete outputs are, and why there is no report, as parts of a sentence."""
+        kept = [
             f"what was written of {output.name} is in {output.kept}"
             for output in self._outputs()
             if output.kept
         ]
+        return kept if self._unreported is None else [*kept, f"no report: {self._unreported}"]
 
     def run(self) -> None:
         """Process every input; the outputs are complete, or kept, afterwards."""
@@ -148,7 +192,19 @@ class Job:
                         self._block(source.name, block, update)
             finally:
                 self.tally.finish(self._output.size, self._manager.get_metrics(self._name))
+                with self._interrupts.held():
+                    self._write_report()
         self.tally.complete = True
+
+    def _write_report(self) -> None:
+        """The outputs are complete without it: that it fails is told, and breaks nothing off."""
+        if self._report is not None:
+            try:
+                self._report.write(self._manager)
+            except Exception as error:
+                if self.options.debug:
+                    raise
+                self._unreported = show.sentence(error)
 
     def _block(self, name: str, block: LineBlock, update: Callable[[Tally], None]) -> None:
         """Process a block in batches that take no longer than Ctrl-C may wait."""

@@ -12,16 +12,20 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
+from dataflare import units
 from dataflare.cli.tally import Tally
 from dataflare.errors import PluginError
 
-__all__ = ["pairs", "problem", "progress", "sentence", "summary", "table"]
-
-_UNITS = ("B", "kB", "MB", "GB", "TB")
+__all__ = ["note", "pairs", "problem", "progress", "sentence", "summary", "table"]
 
 
 def problem(text: str) -> None:
     """Say in one sentence what went wrong."""
+    _say(f"dataflare: {text}")
+
+
+def note(text: str) -> None:
+    """Say something that matters while the command runs."""
     _say(f"dataflare: {text}")
 
 
@@ -86,31 +90,16 @@ def _summary_rows(tally: Tally) -> list[tuple[str, str]]:
         ("records out", f"{tally.records_out:,}"),
         ("filtered", f"{tally.filtered:,}"),
         ("failed", f"{tally.failed:,}"),
-        ("read", _bytes(tally.bytes_in)),
-        ("written", _bytes(tally.bytes_out)),
-        ("time", _time(tally.seconds)),
+        ("read", units.size(tally.bytes_in)),
+        ("written", units.size(tally.bytes_out)),
+        ("time", units.duration(tally.seconds)),
         ("rate", f"{tally.rate(tally.records_in):,.0f} records/s"),
-        ("", f"{_bytes(tally.rate(tally.bytes_in))}/s"),
+        ("", f"{units.size(tally.rate(tally.bytes_in))}/s"),
     ]
     if latency is not None:
-        rows.append(("batch p50", _time(latency.p50_batch_latency)))
-        rows.append(("batch p99", _time(latency.p99_batch_latency)))
+        rows.append(("batch p50", units.duration(latency.p50_batch_latency)))
+        rows.append(("batch p99", units.duration(latency.p99_batch_latency)))
     return rows
-
-
-def _bytes(count: float) -> str:
-    unit = 0
-    while count >= 999.5 and unit < len(_UNITS) - 1:
-        count /= 1000
-        unit += 1
-    return f"{count:.3g} {_UNITS[unit]}"
-
-
-def _time(seconds: float) -> str:
-    for unit, size in (("s", 1.0), ("ms", 1e-3)):
-        if seconds >= size:
-            return f"{seconds / size:.3g} {unit}" if seconds < 1000 else f"{seconds:,.0f} s"
-    return f"{seconds / 1e-6:.3g} µs"
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 # cython: language_level=3
 # Native plugins that do what a plugin must not do, and some for the lesser-used parts of the API.
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, nanosleep, timespec
 
@@ -9,8 +9,8 @@ from dataflare cimport (
     drop, emit, fail, forward, pass_on, put, reserve
 )
 
-__all__ = ["BatchHook", "Calls", "Meets", "Nothing", "Odd", "Repeat", "ShowRecord", "Sleeps",
-           "ThreadSafeMeets"]
+__all__ = ["BatchHook", "Calls", "Meets", "Nothing", "Odd", "Overrun", "Repeat", "ShowRecord",
+           "Sleeps", "ThreadSafeMeets"]
 
 
 cdef extern from *:
@@ -148,6 +148,20 @@ cdef class Calls(NativePlugin):
             self.function()
             text = record.value.data[:record.value.size] + record.key.data[:record.key.size]
             return emit(out, text, len(text))
+
+
+cdef class Overrun(NativePlugin):
+    """Emits the value; a value that begins with an exclamation mark with one byte too many."""
+
+    cdef int c_process(self, const Record *record, Emitter *out) except? -1 nogil:
+        cdef Py_ssize_t size = record.value.size
+        cdef char *target = reserve(out, size)
+        memcpy(target, record.value.data, size)
+        if size and record.value.data[0] == c'!':
+            target[size] = c'!'
+        if size and record.value.data[0] == c'?':  # reserves more than it commits, and is right
+            return commit(out, size - 1)
+        return commit(out, size)
 
 
 cdef class Repeat(NativePlugin):

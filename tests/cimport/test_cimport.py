@@ -221,6 +221,85 @@ def test_batch_hook_that_raises(manager, hostile):
     assert result.output.to_pylist() == [b"new"]
 
 
+@pytest.fixture
+def watching():
+    """A manager in debug mode, closed after the test."""
+    config = dataflare.PluginManagerConfig(enable_debug_mode=True)
+    with dataflare.PluginManager(config) as manager:
+        yield manager
+
+
+@pytest.mark.parametrize("way", ["alone", "first", "last"])
+@pytest.mark.parametrize("value", [b"!", b"!" * 100, b"!" * 256, b"!" * 4096, b"!" * 5_000_000])
+def test_debug_mode_names_the_plugin_that_writes_too_far(watching, hostile, caplog, way, value):
+    """One byte past what was reserved, of any size, alone or in a fused chain."""
+    overrun = hostile.Overrun()
+    plugin = {"alone": overrun, "first": Chain(overrun, Upper()), "last": Chain(Upper(), overrun)}
+    watching.register_plugin("plugin", plugin[way])
+    result = watching.process_batch("plugin", [b"fine", b"?less", value, b"also fine", b""] * 2)
+    line = sys._getframe().f_lineno - 1
+    assert len(result.output) == 10
+    assert watching.pool.violations == ()
+    del result
+    size = len(value)
+    sentence = (
+        f"a buffer of {size} byte{'' if size == 1 else 's'} for output of the plugin 'Overrun' was "
+        f"written past its end, first at offset {size}; it was taken at {__file__}:{line} in "
+        "test_debug_mode_names_the_plugin_that_writes_too_far"
+    )
+    assert watching.pool.violations == (sentence, sentence)
+    assert [r.getMessage() for r in caplog.records if r.levelname == "ERROR"] == [sentence] * 2
+    assert watching.get_memory_pool_stats().in_use == 0
+
+
+@pytest.mark.parametrize("way", ["alone", "fused", "mixed"])
+def test_debug_mode_watches_single_records(watching, hostile, way):
+    """The output of `process_record` is guarded like that of a batch."""
+
+    @dataflare.map_plugin
+    def same(value):
+        return value
+
+    plugins = {"fused": (hostile.Overrun(), Upper()), "mixed": (hostile.Overrun(), same)}
+    plugin = hostile.Overrun() if way == "alone" else Chain(*plugins[way])
+    watching.register_plugin("plugin", plugin)
+    for value in (b"fine", b"?", b"", b"x" * 1000):
+        watching.process_record("plugin", dataflare.PluginRecord(value))
+    assert watching.pool.violations == ()
+    result = watching.process_record("plugin", dataflare.PluginRecord(b"!bad"))
+    assert result.data.upper() == b"!BAD"
+    (sentence,) = watching.pool.violations
+    assert "a buffer of 4 bytes for output of the plugin 'Overrun'" in sentence
+    assert f"{__file__}:" in sentence
+
+
+def test_debug_mode_changes_no_result(watching, manager, hostile):
+    """Every plugin here gives the same with and without it, failures and large values too."""
+    values = [b"a", b"u", b"m", b"s", b"c", b"n", b"r", b"h", b"f", b"g", b"e", b"x", b"p", b"d"]
+    sizes = [0, 1, 300, 5_000, 70_000, 2_000_000, 5_000_000, 10]
+    runs = {
+        "odd": (hostile.Odd, values),
+        "chain": (lambda: Chain(hostile.Odd(), Upper(), Contains("A")), values),
+        "repeat": (hostile.Repeat, [b"%dx" % size for size in sizes]),
+        "large": (
+            lambda: Chain(hostile.Repeat(), Upper(), Upper(), Contains("X")),
+            [b"%dx" % size for size in sizes],
+        ),
+        "hook": (lambda: hostile.BatchHook("good"), [b"%d" % i for i in range(30)]),
+        "long": (lambda: hostile.BatchHook("long"), [b"a", b"b"]),
+    }
+    for name, (make, records) in runs.items():
+        outcomes = []
+        for one in (manager, watching):
+            one.register_plugin(name, make())
+            result = one.process_batch(name, records)
+            outcomes.append((result.status.tolist(), result.output.to_pylist(), str(result.errors)))
+        assert outcomes[0] == outcomes[1], name
+    del result
+    assert watching.get_memory_pool_stats().in_use == 0
+    assert watching.pool.violations == ()
+
+
 def config_of(**recovery):
     """A configuration in which threads share batches and no circuit opens."""
     return dataflare.PluginManagerConfig(

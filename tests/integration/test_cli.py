@@ -9,11 +9,14 @@ import pty
 import re
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import sysconfig
 import time
-from collections.abc import Callable
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -355,10 +358,20 @@ def test_plugin_that_ends_the_program(cli: Cli) -> None:
 
 
 def test_plugin_that_fails_as_a_whole(cli: Cli) -> None:
-    """It is not the failure of a record, and the run breaks off."""
-    assert "ValueError: no batch is good" in cli.sentence(
-        "-p", "plug.py:Whole", stdin=b"a\n", status=1
-    )
+    """Every record of its batch failed."""
+    result = cli("run", "-p", "plug.py:Whole", "--fail-on-error", stdin=b"a\n")
+    assert (result.status, result.out) == (1, b"")
+    assert "line 1, byte 0: Whole: ValueError: no batch is good" in result.err
+
+
+def test_jobs_change_nothing_but_who_works(cli: Cli) -> None:
+    """What comes out is the same, in the same order."""
+    cli.write("in", b"".join(b"line %d of many, some with an ERROR\n" % i for i in range(50_000)))
+    arguments = ["run", "-p", "replace:ERROR:fault", "-p", "upper", "-p", "contains:7", "in"]
+    alone, together = cli(*arguments), cli(*arguments, "-j", "3")
+    assert together.status == 0
+    assert together.out == alone.out != b""
+    assert cli("run", "-p", "upper", "-j", "0", "in").status == 2
 
 
 # Records that fail
@@ -630,6 +643,141 @@ def test_closed_pipe_keeps_dead_letters(cli: Cli) -> None:
     assert err == f"dataflare: what was written of bad is in {cli.partial('bad')}\n"
 
 
+# Reports
+
+
+def report(cli: Cli, name: str = "report.json") -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(cli.read(name))
+    return found
+
+
+def test_report(cli: Cli) -> None:
+    """As JSON and as a page; its figures are those of the run, and nothing else is said."""
+    cli.write("in", b"a\nb\n" * 8)
+    run = ("-p", "plug.py:no_b", "-p", "upper", "in", "-o", "out", "--report")
+    for name in ("report.json", "report.html"):
+        result = cli("run", *run, name, "--stats", "none")
+        assert (result.status, result.out, result.err) == (0, b"", "")
+        assert cli.read("out") == b"A\n" * 8
+    (metrics,) = report(cli)["metrics"].values()
+    assert (metrics["total_processed"], metrics["successful"], metrics["failed"]) == (16, 8, 8)
+    assert report(cli)["samples"][-1]["plugins"]["plug.py:no_b | upper"]["errors"] == {
+        "ValueError": 8
+    }
+    assert report(cli)["versions"]["backend"] == ("python" if cli.pure else "cython")
+    assert b"plug.py:no_b | upper" in cli.read("report.html")
+    assert not list(cli.directory.glob("*.partial"))
+
+
+def test_report_over_time(cli: Cli) -> None:
+    """A run of a second has samples on its way, also while it waits for input."""
+    with cli.start(
+        *("run", "-p", "upper", "--report", "report.json", "--stats", "none"), bufsize=0
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        for _ in range(2):
+            process.stdin.write(b"a\n")
+            assert process.stdout.readline() == b"A\n"
+            time.sleep(1)  # five times as long as between two samples
+        process.stdin.close()
+        assert process.wait(60) == 0
+    counts = [each["plugins"]["upper"]["total_processed"] for each in report(cli)["samples"]]
+    assert counts == sorted(counts)
+    assert {1, 2} <= set(counts)
+
+
+def test_report_of_a_plugin_whose_name_is_no_text(cli: Cli) -> None:
+    """The bytes of the command line are written out."""
+    arguments = [b"run", b"-p", b"contains:\xff", b"--stats", b"none", b"--report"]
+    for name in (b"report.json", b"report.html"):
+        subprocess.run(
+            [*map(os.fsencode, COMMAND), *arguments, name],
+            input=b"\xff\n",
+            stdout=subprocess.DEVNULL,
+            cwd=cli.directory,
+            env=cli.environment,
+            check=True,
+        )
+    assert list(report(cli)["metrics"]) == ["contains:\\udcff"]
+
+
+def test_report_of_a_run_that_stops(cli: Cli) -> None:
+    """At a failed record."""
+    cli.write("in", b"a\n" * 10 + b"b\n")
+    sentence = cli.sentence(
+        *("-p", "plug.py:no_b", "in", "--errors", "stop", "--report", "report.json"), status=1
+    )
+    assert sentence.startswith("stopped at in, line 11")
+    (metrics,) = report(cli)["metrics"].values()
+    assert metrics["failed"] == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_report_of_a_run_that_is_ended(cli: Cli, number: signal.Signals) -> None:
+    """By Ctrl-C or SIGTERM: of what was processed until then."""
+    cli.write("in", b"".join(b"%d\n" % each for each in range(100_000)))
+    with cli.start(
+        *("run", "-p", "plug.py:slow", "in", "-o", "out", "--report", "report.json")
+    ) as process:
+        wait_for(lambda: cli.path("seen").exists() and len(cli.read("seen")) > 20)
+        process.send_signal(number)
+        process.communicate(timeout=30)
+    assert process.returncode == 128 + number
+    (metrics,) = report(cli)["metrics"].values()
+    assert metrics["total_processed"] > 0
+    assert report(cli)["samples"]
+
+
+def test_report_when_the_reader_goes_away(cli: Cli) -> None:
+    """`| head` ends the run, and the report is there."""
+    cli.write("in", b"some line\n" * 500_000)
+    with cli.start(*("run", "-p", "contains:some", "in", "--report", "report.html")) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline() == b"some line\n"
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 141
+    assert cli.read("report.html").endswith(b"</html>\n")
+
+
+def test_reports_that_cannot_be_written(cli: Cli) -> None:
+    """Said before anything is begun."""
+    cli.write("in.json", b"a\n")
+    run = ("-p", "upper", "in.json", "-o", "out", "--report")
+    assert cli.sentence(*run, "report.pdf") == (
+        "a report is a file that ends with .html or .json, not report.pdf"
+    )
+    assert cli.sentence(*run, "none/report.html") == (
+        f"cannot write none/report.html: There is no directory {cli.directory}/none"
+    )
+    assert cli.sentence(*run, "in.json") == "in.json is both input and output"
+    assert cli.sentence("-p", "upper", "in.json", "-o", "x.json", "--report", "x.json") == (
+        "x.json is given as --report and as another output"
+    )
+    cli.path("closed").mkdir()
+    cli.path("closed").chmod(0o555)
+    assert cli.sentence(*run, "closed/a.json", preexec_fn=drop_root) == (
+        "cannot write closed/a.json: Permission denied"
+    )
+    cli.path("closed").chmod(0o755)
+    assert sorted(os.listdir(cli.directory)) == ["closed", "in.json", "plug.py"]
+
+
+def test_a_report_that_fails_at_the_end(cli: Cli) -> None:
+    """The output is complete all the same; the sentence and the status tell."""
+    sentence = cli.sentence(
+        *("-p", "upper", "-o", "out", "--report", "report.json"),
+        stdin=b"a\n",
+        status=1,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000)),
+    )
+    assert sentence == "no report: cannot write report.json: File too large"
+    assert cli.read("out") == b"A\n"
+    assert sorted(os.listdir(cli.directory)) == ["out", "plug.py"]
+
+
 # Files that cannot be used
 
 
@@ -804,6 +952,93 @@ def test_ignored_interrupt_stays_ignored(cli: Cli) -> None:
             process.send_signal(signal.SIGINT)
         process.stdin.close()
         assert process.wait(60) == 0
+
+
+# Metrics while it runs
+
+
+@dataclass
+class Served:
+    """A run that waits for the rest of its input, and where its metrics are."""
+
+    process: "subprocess.Popen[bytes]"
+    url: str
+    pipe: Any
+
+    def get(self, path: str) -> tuple[int, bytes]:
+        try:
+            with urllib.request.urlopen(self.url + path, timeout=60) as answer:
+                return answer.status, answer.read()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read()
+
+
+@pytest.fixture
+def served(cli: Cli) -> Iterator[Served]:
+    """A run over a FIFO, in which two lines were processed."""
+    os.mkfifo(cli.path("pipe"))
+    arguments = ["-p", "contains:a", "-p", "upper", "pipe", "--metrics-port", "0"]
+    with cli.start("run", *arguments, "--stats", "none", bufsize=0) as process:
+        assert process.stderr is not None
+        assert process.stdout is not None
+        with cli.path("pipe").open("wb", buffering=0) as pipe:
+            said = process.stderr.readline().decode()
+            found = re.fullmatch(
+                r"dataflare: metrics are at (http://127.0.0.1:\d+)/metrics\n", said
+            )
+            assert found is not None, said
+            pipe.write(b"a\nb\n")
+            assert process.stdout.readline() == b"A\n"
+            yield Served(process, found[1], pipe)
+
+
+def test_metrics_of_a_run(served: Served) -> None:
+    """They are those of the plugins, while it waits; the run then ends as any other."""
+    status, text = served.get("/metrics")
+    assert status == 200
+    name = r'plugin="contains:a \| upper"'
+    for outcome, count in (("success", 1), ("filtered", 1), ("failed", 0)):
+        wanted = rf'^dataflare_records_total{{outcome="{outcome}",{name}}} {count}\.0$'
+        assert re.search(wanted, text.decode(), re.M)
+    status, report = served.get("/healthz")
+    assert (status, json.loads(report)["verdict"]) == (200, "healthy")
+    assert served.get("/")[0] == 404
+    served.pipe.write(b"ab\n")
+    served.pipe.close()
+    out, err = served.process.communicate(timeout=60)
+    assert (served.process.returncode, out, err) == (0, b"AB\n", b"")
+
+
+def test_interrupt_ends_the_server(served: Served) -> None:
+    """With the run; a client that is connected does not hold it up."""
+    port = int(served.url.rpartition(":")[2])
+    with socket.create_connection(("127.0.0.1", port)):
+        served.process.send_signal(signal.SIGINT)
+        _, err = served.process.communicate(timeout=60)
+    assert (served.process.returncode, err) == (130, b"dataflare: interrupted\n")
+    with pytest.raises(urllib.error.URLError, match="refused"):
+        served.get("/metrics")
+
+
+def test_metrics_port_that_cannot_be_had(cli: Cli) -> None:
+    """One sentence, and no output is begun; the same without the extra."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        arguments = ["-p", "upper", "-o", "out", "--metrics-port", port]
+        assert cli.sentence(*arguments) == (
+            f"metrics cannot be served at 127.0.0.1, port {port}: address already in use"
+        )
+    assert cli.sentence(*arguments, "--metrics-address", "no-such-host.invalid").startswith(
+        f"metrics cannot be served at no-such-host.invalid, port {port}: "
+    )
+    cli.write("prometheus_client.py", b"raise ImportError('as if it were not there')")
+    assert cli.sentence(*arguments) == (
+        "--metrics-port: dataflare.prometheus needs the package prometheus_client: "
+        "pip install 'dataflare[prometheus]'"
+    )
+    assert {path.name for path in cli.directory.iterdir()} == {"plug.py", "prometheus_client.py"}
+    assert cli("run", "-p", "upper", "--metrics-port", 65536).status == 2
 
 
 # Sizes

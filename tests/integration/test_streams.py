@@ -373,6 +373,7 @@ def test_what_comes_out_does_not_depend_on_the_batches(
     configuration = PluginManagerConfig(
         memory_pool_config=pool,
         batch_config=config,
+        # An open circuit does depend on what came before.
         failure_recovery=FailureRecoveryConfig(circuit_breaker_threshold=1),
     )
     batch = backend.RecordBatch.from_values(values)

@@ -322,3 +322,16 @@ def test_empty_values_before_the_first_block_of_output(backend) -> None:
     assert kept.status.tolist() == [1, 1, 2]
     lowered = backend.run_batch(backend.Lower(), upper.output)
     assert lowered.output.to_pylist() == values
+
+
+def test_the_time_of_a_member_never_falls(backend) -> None:
+    """Also when samples show that a member takes a smaller part of it; the sum stays exact."""
+    chain = backend.Chain(backend.Contains("x"), backend.Upper(), backend.Lower())
+    batches = [backend.RecordBatch.from_values([each * 500] * 150) for each in (b"x", b"y")]
+    before = [0.0] * 3
+    for number in range(60):
+        backend.run_batch(chain, batches[number % 2])
+        now = [elapsed for _, elapsed in chain.exclusive_times()]
+        assert all(earlier <= later for earlier, later in zip(before, now, strict=True))
+        before = now
+    assert sum(before) > 0

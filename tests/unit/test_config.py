@@ -5,7 +5,13 @@ from datetime import timedelta
 
 import pytest
 
-from dataflare.config import BatchConfig, MemoryPoolConfig, PluginManagerConfig, seconds
+from dataflare.config import (
+    BatchConfig,
+    FailureRecoveryConfig,
+    MemoryPoolConfig,
+    PluginManagerConfig,
+    seconds,
+)
 
 NAN = float("nan")
 INFINITY = float("inf")
@@ -23,7 +29,9 @@ def test_defaults_are_those_of_the_guide() -> None:
         batch.default_batch_size, batch.max_batch_size, batch.target_latency,
         batch.min_throughput, batch.enable_auto_optimization, batch.max_batch_bytes,
     ) == (100, 1000, 0.05, 2000.0, True, None)  # fmt: skip
-    assert PluginManagerConfig() == PluginManagerConfig(memory_pool_config=pool, batch_config=batch)
+    assert PluginManagerConfig() == PluginManagerConfig(
+        memory_pool_config=pool, batch_config=batch, enable_debug_mode=False
+    )
 
 
 @pytest.mark.parametrize(
@@ -62,9 +70,38 @@ def test_defaults_are_those_of_the_guide() -> None:
         (BatchConfig, {"max_batch_bytes": -1}, ValueError),
         (BatchConfig, {"max_batch_bytes": 1e6}, TypeError),
         (BatchConfig, {"max_batch_bytes": True}, TypeError),
+        (BatchConfig, {"parallelism": 0}, ValueError),
+        (BatchConfig, {"parallelism": 1.5}, TypeError),
+        (BatchConfig, {"enable_parallel": "yes"}, TypeError),
+        (FailureRecoveryConfig, {"max_retries": -1}, ValueError),
+        (FailureRecoveryConfig, {"max_retries": "3"}, TypeError),
+        (FailureRecoveryConfig, {"retry_interval": -0.1}, ValueError),
+        (FailureRecoveryConfig, {"retry_interval": NAN}, ValueError),
+        (FailureRecoveryConfig, {"max_retry_interval": NAN}, ValueError),
+        (FailureRecoveryConfig, {"circuit_breaker_threshold": 1.1}, ValueError),
+        (FailureRecoveryConfig, {"circuit_breaker_threshold": NAN}, ValueError),
+        (FailureRecoveryConfig, {"circuit_breaker_threshold": None}, TypeError),
+        (FailureRecoveryConfig, {"circuit_breaker_recovery_time": -1}, ValueError),
+        (FailureRecoveryConfig, {"circuit_breaker_window": 0}, ValueError),
+        (FailureRecoveryConfig, {"circuit_breaker_minimum": 0}, ValueError),
+        (FailureRecoveryConfig, {"enable_fallback": 1}, TypeError),
+        (FailureRecoveryConfig, {"batch_timeout": 0}, ValueError),
+        (FailureRecoveryConfig, {"batch_timeout": NAN}, ValueError),
+        (PluginManagerConfig, {"failure_recovery": {}}, TypeError),
+        (PluginManagerConfig, {"enable_auto_optimization": None}, TypeError),
+        (PluginManagerConfig, {"monitoring_interval": 0}, ValueError),
+        (PluginManagerConfig, {"monitoring_interval": NAN}, ValueError),
+        (PluginManagerConfig, {"max_samples": 0}, ValueError),
+        (PluginManagerConfig, {"max_plugin_instances": 0}, ValueError),
+        (PluginManagerConfig, {"max_plugin_instances": True}, TypeError),
+        (PluginManagerConfig, {"health_check_interval": -1}, ValueError),
+        (PluginManagerConfig, {"health_check_timeout": 0}, ValueError),
+        (PluginManagerConfig, {"health_check_timeout": "5"}, TypeError),
         (PluginManagerConfig, {"memory_pool_config": {}}, TypeError),
         (PluginManagerConfig, {"memory_pool_config": None}, TypeError),
         (PluginManagerConfig, {"batch_config": MemoryPoolConfig()}, TypeError),
+        (PluginManagerConfig, {"enable_debug_mode": 1}, TypeError),
+        (PluginManagerConfig, {"enable_debug_mode": None}, TypeError),
     ],
 )
 def test_bad_input_is_refused_by_name(config: type, arguments: dict, error: type) -> None:

@@ -157,3 +157,12 @@ def test_counters_add_up(backend, batches) -> None:
     times = recorded(backend, [batch[-1] for batch in batches])
     assert state_of(counters.batch_latency) == state_of(times)
     assert state_of(counters.latency) == state_of(shares)
+
+
+def test_dead_letters_are_counted_beside_failures(backend) -> None:
+    """Neither count falls; in the window of outcomes both have failed."""
+    counters = backend.PluginCounters()
+    counters.observe(10, 5, 0, 0, 2, 0, 0, 0)
+    counters.count_recovery(dead_lettered=3)
+    assert (counters.records, counters.failed, counters.dead_lettered) == (10, 2, 3)
+    assert (counters.window_records, counters.window_failed) == (10, 5)

@@ -56,12 +56,13 @@ class PoolMachine(RuleBasedStateMachine):
     """Borrowers that behave and borrowers that do not."""
 
     backend: SimpleNamespace
+    debug: bool
     loans = Bundle("loans")
 
     def __init__(self) -> None:
         super().__init__()
-        self.pool = self.backend.MemoryPool(CONFIG)
-        self.other = self.backend.MemoryPool(CONFIG)
+        self.pool = self.backend.MemoryPool(CONFIG, debug=self.debug)
+        self.other = self.backend.MemoryPool(CONFIG, debug=self.debug)
         self.out: dict[int, Loan] = {}
         self.returned: list = []
         self.free = dict(CAPACITIES)
@@ -211,10 +212,19 @@ class PoolMachine(RuleBasedStateMachine):
             assert bytes(loan.buffer) == loan.content
             assert all(view == loan.content for view in loan.views)
 
+    @invariant()
+    def debug_mode_finds_what_is_out_and_nothing_wrong(self) -> None:
+        """The loans are those of the model, in the order in which they were taken."""
+        if self.debug:
+            sizes = [loan.size for loan in self.pool.outstanding()]
+            assert sizes == [loan.size for loan in self.out.values()]
+        assert self.pool.violations == ()
 
-def test_any_history_agrees_with_the_model(backend: SimpleNamespace) -> None:
-    """Borrow, return, drop, view, misuse, trim and warm up in any order."""
-    machine = type("PoolMachine", (PoolMachine,), {"backend": backend})
+
+@pytest.mark.parametrize("debug", [False, True], ids=["plain", "debug"])
+def test_any_history_agrees_with_the_model(backend: SimpleNamespace, debug: bool) -> None:
+    """Borrow, return, drop, view, misuse, trim and warm up in any order, in both modes."""
+    machine = type("PoolMachine", (PoolMachine,), {"backend": backend, "debug": debug})
     run_state_machine_as_test(
         machine, settings=settings(max_examples=40, stateful_step_count=40, deadline=None)
     )

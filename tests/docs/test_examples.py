@@ -1,0 +1,40 @@
+"""The examples run as their users run them."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def run(script: str, *arguments: str) -> str:
+    """What an example prints."""
+    command = [sys.executable, "-W", "error", str(EXAMPLES / script), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_the_performance_demo_shows_all_its_parts():
+    """Pool, batches and manager, each with its tables."""
+    shown = run("performance_demo.py", "--quick")
+    for part in (
+        "hit rate",
+        "after warmup()",
+        "native, fused: both",
+        "Shared out among threads",
+        "found, from 10 on",
+        "One record at a time",
+        "dead letters, the first:",
+        "memory pool",
+    ):
+        assert part in shown, part
+    [probed] = [line for line in shown.splitlines() if "a probe shows it" in line]
+    assert probed.split()[-1] == "closed"
+
+
+def test_mask_ids_masks():
+    """No request id is left in its output."""
+    shown = run("mask_ids.py")
+    assert "req=*" in shown
+    assert "failed" in shown

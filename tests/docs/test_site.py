@@ -1,0 +1,83 @@
+"""What the chapters must name, so that nothing public is left out."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import dataflare
+import dataflare.otel
+import dataflare.plugins
+import dataflare.prometheus
+from dataflare.cli.specs import BUILTINS
+
+DOCS = Path(__file__).parents[2] / "docs"
+PACKAGE = Path(dataflare.__file__).parent
+DESCRIBED = re.compile(
+    r"^\.\. (?:auto|py:)(?:class|exception|function|data):: (?:dataflare\.)?([\w.]+)(\(.*\))?$",
+    re.M,
+)
+
+
+def described() -> dict[str, str]:
+    """The names that the API chapter describes, and the signatures that it writes out itself."""
+    return dict(DESCRIBED.findall((DOCS / "api.md").read_text()))
+
+
+def signature_of(function: ast.FunctionDef) -> str:
+    """Names and defaults of the parameters of a method."""
+    arguments = function.args
+    assert arguments.args[0].arg == "self"
+    del arguments.args[0]
+    every = [*arguments.args, *arguments.kwonlyargs, arguments.vararg]
+    for argument in filter(None, every):
+        argument.annotation = None
+    return f"({ast.unparse(arguments)})"
+
+
+def test_the_api_describes_every_public_name():
+    """Of the package and of its public modules."""
+    names = set(described())
+    assert set(dataflare.__all__) <= names
+    for module in (dataflare.plugins, dataflare.prometheus, dataflare.otel):
+        short = module.__name__.removeprefix("dataflare.")
+        assert {f"{short}.{name}" for name in module.__all__} <= names
+
+
+def test_written_signatures_are_those_of_the_stubs():
+    """Compiled classes do not say what they take, so the chapter does."""
+    written = {name.rpartition(".")[2]: text for name, text in described().items() if text}
+    stubs = {
+        node.name: signature_of(method)
+        for path in PACKAGE.glob("_compiled/*.pyi")
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.ClassDef)
+        for method in node.body
+        if isinstance(method, ast.FunctionDef) and method.name == "__init__"
+    }
+    assert len(written) >= 10
+    for name, text in written.items():
+        assert text == stubs.get(name, "()"), name
+
+
+def test_the_command_line_chapter_names_every_option_and_plugin(tmp_path):
+    """As `dataflare run --help` and `dataflare plugins` have them."""
+    chapter = (DOCS / "command-line.md").read_text()
+    command = [sys.executable, "-m", "dataflare.cli", "run", "--help"]
+    text = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path).stdout
+    options = set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", text.partition("Options:")[2]))
+    assert {"--errors", "--fail-on-error", "-p"} <= options
+    for word in options | set(BUILTINS):
+        assert re.search(rf"`{re.escape(word)}[ `:,]", chapter), word
+
+
+def test_the_chapters_name_every_field_of_their_configuration():
+    """Of failure recovery and of batches."""
+    for name, config in (
+        ("failures", dataflare.FailureRecoveryConfig()),
+        ("batches", dataflare.BatchConfig()),
+    ):
+        chapter = (DOCS / f"{name}.md").read_text()
+        for field in config.__dataclass_fields__:
+            assert f"`{field}`" in chapter, field
