@@ -353,7 +353,7 @@ cdef class Chain(DataFlarePlugin):
     def initialize(self, config):
         """Initialise every member with the same configuration."""
         with ExitStack() as stack:
-            for plugin in self.plugins:
+            for plugin in each_once(self.plugins):
                 plugin.initialize(config)
                 stack.callback(plugin.cleanup)  # if one behind it fails
             stack.pop_all()
@@ -361,7 +361,7 @@ cdef class Chain(DataFlarePlugin):
     def cleanup(self):
         """Clean every member up."""
         with ExitStack() as stack:  # what one raises does not spare the others
-            for plugin in reversed(self.plugins):
+            for plugin in reversed(each_once(self.plugins)):
                 stack.callback(plugin.cleanup)
 
     def health_check(self):
@@ -373,6 +373,11 @@ cdef class Chain(DataFlarePlugin):
 
     def __repr__(self):
         return f"Chain({', '.join([repr(plugin) for plugin in self.plugins])})"
+
+
+cdef list each_once(tuple plugins):
+    """The members without repetitions; two that are equal are two all the same."""
+    return list({id(plugin): plugin for plugin in plugins}.values())
 
 
 cdef tuple fuse(list plugins):

@@ -122,7 +122,7 @@ class Chain(DataFlarePlugin):
     def initialize(self, config: Mapping[str, object]) -> None:
         """Initialise every member with the same configuration."""
         with ExitStack() as stack:
-            for plugin in self.plugins:
+            for plugin in each_once(self.plugins):
                 plugin.initialize(config)
                 stack.callback(plugin.cleanup)  # if one behind it fails
             stack.pop_all()
@@ -130,7 +130,7 @@ class Chain(DataFlarePlugin):
     def cleanup(self) -> None:
         """Clean every member up."""
         with ExitStack() as stack:  # what one raises does not spare the others
-            for plugin in reversed(self.plugins):
+            for plugin in reversed(each_once(self.plugins)):
                 stack.callback(plugin.cleanup)
 
     def health_check(self) -> bool:
@@ -140,3 +140,8 @@ class Chain(DataFlarePlugin):
 
     def __repr__(self) -> str:
         return f"Chain({', '.join(map(repr, self.plugins))})"
+
+
+def each_once(plugins: tuple[DataFlarePlugin, ...]) -> list[DataFlarePlugin]:
+    """The members without repetitions; two that are equal are two all the same."""
+    return list({id(plugin): plugin for plugin in plugins}.values())

@@ -588,6 +588,13 @@ def test_row_5_2_benchmarks() -> None:
     assert (ROOT / "benchmarks" / "__main__.py").is_file()  # run by CI
 
 
+def test_row_5_3_tests() -> None:
+    """`pytest` tests, and a map of the tests says what is where."""
+    text = (ROOT / "tests" / "README.md").read_text()
+    for module in (ROOT / "tests").rglob("test_*.py"):
+        assert module.name in text or f"{module.parent.name}/`" in text, module
+
+
 def test_row_5_4_site() -> None:
     """A site: tutorial, authors' guide, tuning, troubleshooting, API."""
     chapters = [

@@ -1,234 +1,288 @@
-"""Health checks, monitoring, and the status of the whole."""
+"""Health checks: a verdict for every part, whatever the part does."""
 
 import gc
 import threading
-import time
-import weakref
 
 import pytest
+from helpers import LIMIT, run_threads, threads_named, wait_until
 
 from dataflare.config import FailureRecoveryConfig, MemoryPoolConfig, PluginManagerConfig
-from dataflare.errors import PluginInitializationError, UnhealthyError
-from dataflare.types import CircuitState, PluginState
+from dataflare.errors import UnhealthyError
+from dataflare.types import PluginState
 
-LIMIT = 60  # seconds until a thread that hangs fails its test
+POOL = MemoryPoolConfig(max_large_buffers=2, max_huge_buffers=1)
 
 
 @pytest.fixture
 def answering(backend):
-    """Makes plugins whose health check does as told."""
+    """A function that makes a plugin whose health check is the given function."""
 
-    class Answering(backend.DataFlarePlugin):
-        def __init__(self, answer):
-            self.answer = answer
-            self.asked = 0
+    def make(answer):
+        class Answers(backend.DataFlarePlugin):
+            def process(self, record):
+                return backend.PluginResult.skip()
 
-        def process(self, record):
-            return backend.PluginResult.skip()
+            def health_check(self):
+                return answer()
 
-        def health_check(self):
-            self.asked += 1
-            return self.answer()
+        return Answers()
 
-    return Answering
+    return make
 
 
-def wait_until(true) -> None:
-    """Until something is so."""
-    until = time.monotonic() + LIMIT
-    while not true():
-        assert time.monotonic() < until
-        time.sleep(0.005)
+def raising(error):
+    """A function that raises."""
+
+    def answer():
+        raise error
+
+    return answer
 
 
-def unwell():
-    raise OSError("no disk")
+def verdict_of(manager, name="x", **arguments):
+    """What the check says of a plugin: verdict and reason."""
+    health = manager.health_check(**arguments).plugins[name]
+    return health.verdict.value, health.reason
 
 
 @pytest.mark.parametrize(
-    ("answer", "reason"),
+    ("answer", "verdict", "reason"),
     [
-        (lambda: False, "its health check says that it is not fit for work"),
-        (lambda: None, "its health check says that it is not fit for work"),
-        (unwell, "its health check failed: OSError: no disk"),
+        (lambda: True, "healthy", "it is fit for work"),
+        (lambda: 1, "healthy", "it is fit for work"),
+        (lambda: False, "unhealthy", "its health check says that it is not fit for work"),
+        (lambda: None, "unhealthy", "its health check says that it is not fit for work"),
+        (raising(OSError("no disk")), "unhealthy", "its health check failed: OSError: no disk"),
+        (raising(SystemExit(3)), "unhealthy", "its health check failed: SystemExit: 3"),
+        (raising(ValueError()), "unhealthy", "its health check failed: ValueError"),
     ],
 )
-def test_a_plugin_that_is_not_well(backend, manager, answering, answer, reason) -> None:
-    """It is named with the reason, and the others are well."""
-    manager.register_plugin("ill", answering(answer))
-    manager.register_plugin("well", backend.Upper())
+def test_what_a_plugin_answers(manager, answering, answer, verdict, reason) -> None:
+    """Its verdict, and a reason; the other parts have theirs."""
+    manager.register_plugin("x", answering(answer))
+    manager.register_plugin("y", answering(lambda: True))
     report = manager.health_check()
-    assert report.plugins["ill"].reason == reason
-    assert report.plugins["well"].verdict.name == "HEALTHY"
-    assert (report.verdict.name, report.is_healthy) == ("UNHEALTHY", False)
-    with pytest.raises(UnhealthyError) as caught:
-        report.raise_for_status()
-    assert str(caught.value) == f"plugin ill: {reason}"
+    assert (report.plugins["x"].verdict.value, report.plugins["x"].reason) == (verdict, reason)
+    assert report.plugins["y"].verdict.value == "healthy"
+    assert report.is_healthy == (verdict == "healthy")
+    assert report.parts().keys() == {"plugin x", "plugin y", "memory pool", "workers"}
     assert manager.last_health is report
+    if verdict == "healthy":
+        report.raise_for_status()
+    else:
+        with pytest.raises(UnhealthyError) as caught:
+            report.raise_for_status()
+        assert str(caught.value) == f"plugin x: {reason}"
 
 
-def test_a_plugin_that_does_not_answer(manager, answering) -> None:
-    """The check goes on without it, and does not ask again until it has answered."""
-    release = threading.Event()
-    plugin = answering(lambda: release.wait(LIMIT))
-    manager.register_plugin("hangs", plugin)
-    for _ in range(3):
+def test_a_plugin_that_hangs_is_not_asked_twice(manager, answering) -> None:
+    """Its verdict says for how long; when it answers at last, it is asked anew."""
+    release, asked = threading.Event(), []
+
+    def hang():
+        asked.append(threading.current_thread())
+        assert release.wait(LIMIT)
+        return True
+
+    manager.register_plugin("x", answering(hang))
+    manager.register_plugin("y", answering(lambda: True))
+    for _ in range(5):
         report = manager.health_check(timeout=0.01)
-        assert "has not answered for" in report.plugins["hangs"].reason
-    assert plugin.asked == 1
+        assert report.plugins["x"].verdict.value == "unhealthy"
+        assert "has not answered for" in report.plugins["x"].reason
+        assert report.plugins["y"].verdict.value == "healthy"
+    assert len(asked) == len(threads_named("dataflare-health")) == 1
     release.set()
-    wait_until(lambda: manager.health_check(timeout=1).is_healthy)
+    asked[0].join(LIMIT)
+    assert verdict_of(manager)[0] == "healthy"
+    assert len(asked) == 2
 
 
-@pytest.mark.parametrize("wrong", [-1, float("nan"), "1", None, True])
-def test_a_timeout_is_a_duration(manager, wrong) -> None:
-    """Anything else is refused with a sentence; none means that of the configuration."""
-    if wrong is None:
-        assert manager.health_check(timeout=wrong).is_healthy
-        return
-    with pytest.raises((TypeError, ValueError), match="timeout must be"):
-        manager.health_check(timeout=wrong)
+def test_checks_at_once_share_a_question(manager, answering) -> None:
+    """And get the same answer."""
+    release, asked, verdicts = threading.Event(), [], []
+
+    def answer():
+        asked.append(1)
+        assert release.wait(LIMIT)
+        return False
+
+    def check():
+        verdicts.append(verdict_of(manager, timeout=LIMIT))
+
+    def let_go():
+        wait_until(lambda: asked)
+        threading.Event().wait(0.05)
+        release.set()
+
+    manager.register_plugin("x", answering(answer))
+    run_threads(check, check, let_go)
+    assert verdicts == [("unhealthy", "its health check says that it is not fit for work")] * 2
+    assert asked == [1]
 
 
-def test_a_pool_under_pressure(backend) -> None:
-    """A class whose slabs are all out degrades the pool, and is named."""
-    pool = MemoryPoolConfig(max_huge_buffers=1)
-    with backend.PluginManager(PluginManagerConfig(memory_pool_config=pool)) as manager:
-        held = manager.pool.get_buffer(4 << 20)
-        report = manager.health_check()
-        assert report.verdict.name == "DEGRADED"
-        assert "every HUGE slab is out" in report.pool.reason
-        report.raise_for_status()  # it still works
-        manager.pool.return_buffer(held)
-        assert manager.health_check().is_healthy
+def test_a_plugin_is_asked_while_it_works(backend, manager) -> None:
+    """By a thread of its own; instances and helpers are asked as well."""
+    inside, release, asked = threading.Event(), threading.Event(), []
 
-
-def test_a_circuit_that_is_open(backend) -> None:
-    """The plugin is unhealthy and in the state ERROR until it works again."""
-    recovery = FailureRecoveryConfig(circuit_breaker_minimum=1, circuit_breaker_recovery_time=0)
-    broken = [True]
-
-    def fail(value):
-        if broken[0]:
-            raise ValueError("broken")
-        return value
-
-    with backend.PluginManager(PluginManagerConfig(failure_recovery=recovery)) as manager:
-        manager.register_plugin("x", backend.map_plugin(fail))
-        plugin = manager.get_plugin("x")
-        manager.process_batch("x", [b"a"])
-        assert manager.get_system_status().plugins["x"].circuit is CircuitState.OPEN
-        assert plugin.get_state() is PluginState.ERROR
-        assert "its circuit is open" in manager.health_check().plugins["x"].reason
-        broken[0] = False
-        assert manager.process_batch("x", [b"a", b"b"]).success_count == 2
-        assert plugin.get_state() is PluginState.READY
-        assert manager.health_check().is_healthy
-        status = manager.get_system_status().plugins["x"]
-        assert (status.circuit, status.times_opened) == (CircuitState.CLOSED, 1)
-
-
-def test_a_plugin_that_is_disabled(backend, manager) -> None:
-    """It is degraded, because nobody gets through to it."""
-    manager.register_plugin("x", backend.Upper())
-    manager.disable_plugin("x")
-    assert manager.health_check().plugins["x"].reason == "it is disabled"
-
-
-def test_samples_say_what_happened_in_between(backend, manager) -> None:
-    """Counts up to now; sizes and latencies since the sample before."""
-    manager.register_plugin("x", backend.Upper())
-    manager.process_batch("x", [b"a"] * 30)
-    first = manager.take_sample().plugins["x"]
-    manager.process_batch("x", [b"a"] * 4)
-    manager.process_batch("x", [b"a"] * 6)
-    second = manager.take_sample().plugins["x"]
-    third = manager.take_sample().plugins["x"]
-    assert [each.total_processed for each in (first, second, third)] == [30, 40, 40]
-    assert [each.batch_size for each in (first, second, third)] == [30, 5, 0]
-    assert second.p50_batch_latency > 0
-    assert (third.p99_batch_latency, third.throughput) == (0, 0)
-    assert len(manager.samples) == 3
-
-
-def test_samples_are_bounded(backend) -> None:
-    """The oldest goes first."""
-    with backend.PluginManager(PluginManagerConfig(max_samples=2)) as manager:
-        times = [manager.take_sample().taken_at for _ in range(4)]
-        assert [sample.taken_at for sample in manager.samples] == times[2:]
-
-
-def test_monitoring_survives_what_it_watches(backend, answering) -> None:
-    """A plugin that fails to say how it is stops neither samples nor checks."""
-    config = PluginManagerConfig(monitoring_interval=0.005, health_check_interval=0.005)
-    plugin = answering(unwell)
-    with backend.PluginManager(config) as manager:
-        manager.register_plugin("x", plugin)
-        wait_until(lambda: plugin.asked > 2 and len(manager.samples) > 2)
-        assert manager.last_health is not None
-
-
-def test_monitoring_keeps_no_manager_alive(backend) -> None:
-    """A manager that is forgotten goes, and its threads with it."""
-    config = PluginManagerConfig(monitoring_interval=0.005, health_check_interval=0.005)
-    before = set(threading.enumerate())
-    manager = backend.PluginManager(config)
-    manager.register_plugin("x", backend.Upper())
-    manager.process_batch("x", [b"a"] * 10_000)
-    until = time.monotonic() + LIMIT
-    while not manager.samples:
-        assert time.monotonic() < until
-    reference = weakref.ref(manager)
-    del manager
-
-    def threads() -> list[str]:
-        gc.collect()
-        names = [thread.name for thread in set(threading.enumerate()) - before]
-        return [name for name in names if name != "dataflare-idle-memory"]
-
-    wait_until(lambda: not threads())
-    assert reference() is None
-
-
-def test_a_class_whose_third_instance_fails_leaves_nothing_behind(backend, manager) -> None:
-    """The first two are cleaned up, once, and the name is free."""
-    events = []
-
-    class Third(backend.DataFlarePlugin):
+    class Works(backend.DataFlarePlugin):
         def process(self, record):
+            inside.set()
+            assert release.wait(LIMIT)
             return backend.PluginResult.skip()
 
-        def initialize(self, config):
-            if events.count("begun") == 2:
-                raise OSError("no more")
-            events.append("begun")
+        def health_check(self):
+            asked.append(self)
+            return True
 
-        def cleanup(self):
-            events.append("ended")
+    manager.register_plugin("x", Works, fallback=Works, dead_letters=Works())
+    thread = threading.Thread(target=manager.process_batch, args=("x", [b"a"]))
+    thread.start()
+    assert inside.wait(LIMIT)
+    assert manager.health_check().is_healthy
+    assert len({id(plugin) for plugin in asked}) == len(asked) == 6
+    release.set()
+    thread.join(LIMIT)
 
-    with pytest.raises(PluginInitializationError, match="OSError: no more"):
-        manager.register_plugin("x", Third)
-    assert events == ["begun", "begun", "ended", "ended"]
+
+def test_one_instance_of_several(backend, manager) -> None:
+    """The reason says how many."""
+    made = []
+
+    class Some(backend.DataFlarePlugin):
+        def __init__(self):
+            self.number = len(made)
+            made.append(self)
+
+        def health_check(self):
+            return self.number != 2
+
+    manager.register_plugin("x", Some)
+    verdict, reason = verdict_of(manager)
+    assert verdict == "unhealthy"
+    assert reason.endswith("(1 of 4 instances)")
+
+
+@pytest.mark.parametrize("role", ["fallback", "dead_letters"])
+def test_a_helper_that_is_not_fit(backend, manager, answering, role) -> None:
+    """The plugin works, but its safety net does not."""
+    manager.register_plugin("x", backend.Upper(), **{role: answering(lambda: False)})
+    verdict, reason = verdict_of(manager)
+    assert verdict == "degraded"
+    assert "fallback or plugin for dead letters" in reason
+
+
+def test_a_disabled_plugin_is_degraded(backend, manager) -> None:
+    """Until it is enabled."""
     manager.register_plugin("x", backend.Upper())
+    manager.disable_plugin("x")
+    assert verdict_of(manager) == ("degraded", "it is disabled")
+    manager.health_check().raise_for_status()
+    manager.enable_plugin("x")
+    assert verdict_of(manager)[0] == "healthy"
 
 
-@pytest.mark.parametrize("name", [None, 5, b"x", ["x"], ""])
-def test_a_name_is_a_string(backend, manager, name) -> None:
-    """Every call that takes one refuses anything else, with a sentence."""
-    record = backend.PluginRecord(b"a")
-    calls = [
-        lambda: manager.register_plugin(name, backend.Upper()),
-        lambda: manager.replace_plugin(name, backend.Upper()),
-        lambda: manager.unregister_plugin(name),
-        lambda: manager.get_plugin(name),
-        lambda: manager.enable_plugin(name),
-        lambda: manager.disable_plugin(name),
-        lambda: manager.process_record(name, record),
-        lambda: manager.process_batch(name, [b"a"]),
-        lambda: manager.process_stream(name, [b"a"]),
-    ]
-    for call in calls:
-        with pytest.raises((TypeError, ValueError)) as caught:
-            call()
-        assert str(caught.value)
-    assert manager.list_plugins() == []
+def test_an_open_circuit_is_unhealthy(backend) -> None:
+    """Until the plugin works again; while it is probed it is degraded."""
+    verdicts, broken = [], [True]
+
+    class Breaks(backend.DataFlarePlugin):
+        def process(self, record):
+            if broken[0]:
+                raise ValueError("broken")
+            verdicts.append(verdict_of(manager))
+            return backend.PluginResult.skip()
+
+    recovery = FailureRecoveryConfig(circuit_breaker_recovery_time=1000)
+    config = PluginManagerConfig(memory_pool_config=POOL, failure_recovery=recovery)
+    with backend.PluginManager(config) as manager:
+        manager.register_plugin("x", Breaks())
+        manager.process_batch("x", [b"a"] * 20)
+        verdict, reason = verdict_of(manager)
+        assert verdict == "unhealthy"
+        assert reason.startswith("its circuit is open for another ")
+        assert manager.get_plugin("x").get_state() is PluginState.ERROR
+        breaker = manager._services["x"].breaker
+        breaker._clock = lambda: breaker._opened + 1000
+        broken[0] = False
+        manager.process_batch("x", [b"a"])
+        assert verdicts == [("degraded", "its circuit is being probed")]
+        assert verdict_of(manager)[0] == "healthy"
+
+
+def test_an_empty_pool_is_degraded(backend) -> None:
+    """The sentence says which slabs are out; it is well when they are back."""
+    config = PluginManagerConfig(
+        memory_pool_config=MemoryPoolConfig(max_tiny_buffers=2, max_huge_buffers=0)
+    )
+    with backend.PluginManager(config) as manager:
+        assert manager.health_check().pool.verdict.value == "healthy"
+        held = [manager.pool.get_buffer(1) for _ in range(2)]
+        pool = manager.health_check().pool
+        assert (pool.verdict.value, "TINY" in pool.reason) == ("degraded", True)
+        del held
+        gc.collect()
+        assert manager.health_check().is_healthy
+    assert manager.health_check().pool.verdict.value == "unhealthy"
+    silent = PluginManagerConfig(memory_pool_config=MemoryPoolConfig(enable_metrics=False))
+    with backend.PluginManager(silent) as manager:
+        assert manager.health_check().is_healthy
+
+
+def test_the_workers_are_counted(backend, manager) -> None:
+    """Those that run, of those that there may be."""
+    manager.register_plugin("x", backend.map_plugin(bytes, thread_safe=True))
+    assert manager.health_check().workers.reason == "0 of at most 3 threads are running"
+
+
+def test_what_is_wrong_is_logged(manager, answering, caplog) -> None:
+    """A warning for each part that is not healthy, none for the others."""
+    manager.register_plugin("good", answering(lambda: True))
+    manager.register_plugin("bad", answering(lambda: False))
+    manager.health_check()
+    (message,) = [each.getMessage() for each in caplog.records if each.levelname == "WARNING"]
+    assert message.startswith("plugin bad is unhealthy: ")
+
+
+def test_a_health_check_may_close_its_manager(backend, answering) -> None:
+    """Asked by the monitor, or by a caller that would wait long: nobody waits for the other."""
+    for by_monitor in (True, False):
+        closed = threading.Event()
+        config = PluginManagerConfig(
+            memory_pool_config=POOL,
+            health_check_timeout=float("inf"),
+            health_check_interval=0.01 if by_monitor else float("inf"),
+        )
+        manager = backend.PluginManager(config)
+
+        def close(manager=manager, closed=closed):
+            manager.close()
+            closed.set()
+            return True
+
+        manager.register_plugin("x", answering(close))
+        if not by_monitor:
+            run_threads(manager.health_check)
+        assert closed.wait(LIMIT)
+
+
+def test_plugins_that_are_gone_are_forgotten(manager, answering) -> None:
+    """Also if they never answered while they were registered."""
+    release = threading.Event()
+    for i in range(3):
+        manager.register_plugin(f"{i}", answering(lambda: release.wait(LIMIT)))
+        manager.health_check(timeout=0)
+        manager.unregister_plugin(f"{i}")
+    release.set()
+    wait_until(lambda: not threads_named("dataflare-health"))
+    manager.health_check()
+    assert manager._probes._open == {}
+
+
+@pytest.mark.parametrize(
+    ("timeout", "error"), [("1", TypeError), (float("nan"), ValueError), (-1, ValueError)]
+)
+def test_a_timeout_is_a_duration(manager, timeout, error) -> None:
+    """Anything else is refused with a sentence."""
+    with pytest.raises(error, match="timeout must be"):
+        manager.health_check(timeout=timeout)

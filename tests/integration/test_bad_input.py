@@ -1,0 +1,220 @@
+"""Wrong arguments: every public call refuses them with a sentence, and nothing is lost by it."""
+
+import math
+from datetime import timedelta
+
+import pytest
+
+from dataflare.config import (
+    BatchConfig,
+    FailureRecoveryConfig,
+    MemoryPoolConfig,
+    PluginManagerConfig,
+)
+from dataflare.errors import PluginError
+
+NAN, INF = math.nan, math.inf
+REFUSALS = (PluginError, ValueError, TypeError)
+
+
+def is_sentence(error):
+    """Whether an error says something that a person can read."""
+    text = str(error)
+    return len(text.split()) >= 4 and "object has no attribute" not in text
+
+
+# ---- configuration
+
+DURATION = ["1", None, b"1", [1], True, NAN, -1, -0.001, timedelta(seconds=-1), 1j]
+COUNT = ["1", None, 1.5, 2.0, True, NAN, -1]
+POSITIVE = [*COUNT, 0]
+FLAG = [0, 1, None, "yes"]
+RATE = ["1", None, True, NAN, -1]
+
+FIELDS = [
+    (BatchConfig, "default_batch_size", [*POSITIVE, 1001]),
+    (BatchConfig, "max_batch_size", [*POSITIVE, 99]),
+    (BatchConfig, "max_batch_bytes", [wrong for wrong in POSITIVE if wrong is not None]),
+    (BatchConfig, "parallelism", POSITIVE),
+    (BatchConfig, "target_latency", DURATION),
+    (BatchConfig, "min_throughput", RATE),
+    (BatchConfig, "enable_parallel", FLAG),
+    (BatchConfig, "enable_auto_optimization", FLAG),
+    (FailureRecoveryConfig, "max_retries", COUNT),
+    (FailureRecoveryConfig, "retry_interval", DURATION),
+    (FailureRecoveryConfig, "max_retry_interval", DURATION),
+    (FailureRecoveryConfig, "circuit_breaker_threshold", [*RATE, 1.001, INF]),
+    (FailureRecoveryConfig, "circuit_breaker_recovery_time", DURATION),
+    (FailureRecoveryConfig, "circuit_breaker_window", POSITIVE),
+    (FailureRecoveryConfig, "circuit_breaker_minimum", POSITIVE),
+    (FailureRecoveryConfig, "enable_fallback", FLAG),
+    (FailureRecoveryConfig, "batch_timeout", [*DURATION, 0, 0.0, timedelta()]),
+    (PluginManagerConfig, "memory_pool_config", [None, {}, BatchConfig(), MemoryPoolConfig]),
+    (PluginManagerConfig, "batch_config", [None, {}, MemoryPoolConfig()]),
+    (PluginManagerConfig, "failure_recovery", [None, {}, BatchConfig()]),
+    (PluginManagerConfig, "enable_auto_optimization", FLAG),
+    (PluginManagerConfig, "monitoring_interval", [*DURATION, 0]),
+    (PluginManagerConfig, "health_check_interval", [*DURATION, 0]),
+    (PluginManagerConfig, "health_check_timeout", [*DURATION, 0]),
+    (PluginManagerConfig, "max_samples", POSITIVE),
+    (PluginManagerConfig, "max_plugin_instances", POSITIVE),
+]
+
+
+@pytest.mark.parametrize(
+    ("kind", "field", "wrong"),
+    [(kind, field, wrong) for kind, field, values in FIELDS for wrong in values],
+)
+def test_a_field_of_a_configuration(kind, field, wrong) -> None:
+    """Wrong types, NaN, negative, zero where it means nothing; the sentence names the field."""
+    with pytest.raises((TypeError, ValueError)) as caught:
+        kind(**{field: wrong})
+    assert field in str(caught.value)
+    assert is_sentence(caught.value)
+
+
+# ---- calls
+
+NAMES = [None, 5, b"x", 1.5, ["x"], {"x": 1}, ("x",), "", object()]
+CALLS = {
+    "register_plugin": lambda manager, backend, name: manager.register_plugin(
+        name, backend.Upper()
+    ),
+    "replace_plugin": lambda manager, backend, name: manager.replace_plugin(name, backend.Upper()),
+    "unregister_plugin": lambda manager, _, name: manager.unregister_plugin(name),
+    "get_plugin": lambda manager, _, name: manager.get_plugin(name),
+    "enable_plugin": lambda manager, _, name: manager.enable_plugin(name),
+    "disable_plugin": lambda manager, _, name: manager.disable_plugin(name),
+    "process_record": lambda manager, backend, name: manager.process_record(
+        name, backend.PluginRecord(b"a")
+    ),
+    "process_batch": lambda manager, _, name: manager.process_batch(name, [b"a"]),
+    "process_stream": lambda manager, _, name: manager.process_stream(name, [b"a"]),
+}
+
+
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("name", NAMES, ids=repr)
+def test_the_name_of_a_plugin(backend, manager, call, name) -> None:
+    """In every call that takes one: text, and not empty."""
+    manager.register_plugin("x", backend.Upper())
+    with pytest.raises((TypeError, ValueError), match="name of a plugin"):
+        CALLS[call](manager, backend, name)
+    assert manager.list_plugins() == ["x"]
+    assert manager.get_metrics("x").total_processed == 0
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != ""], ids=repr)
+def test_the_name_of_metrics(manager, name) -> None:
+    """Text as well; a name that nobody has is no error there."""
+    with pytest.raises(TypeError, match="name of a plugin"):
+        manager.get_metrics(name)
+    assert manager.get_metrics("") is None
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"plugin": None},
+        {"plugin": 5},
+        {"plugin": "nowhere:nothing"},
+        {"plugin": "no colon"},
+        {"plugin": dict},
+        {"plugin": lambda value: value},
+        {"config": [("a", 1)]},
+        {"config": 5},
+        {"fallback": 5},
+        {"fallback": dict},
+        {"fallback": "nowhere:nothing"},
+        {"dead_letters": 5},
+        {"dead_letters": b"path"},
+    ],
+    ids=str,
+)
+def test_what_a_plugin_is_registered_with(backend, manager, arguments) -> None:
+    """Each argument; nothing is registered, and what was begun is ended."""
+    events = []
+
+    class Notes(backend.DataFlarePlugin):
+        def initialize(self, config):
+            events.append("initialize")
+
+        def cleanup(self):
+            events.append("cleanup")
+
+    given = {"plugin": Notes, **arguments}
+    with pytest.raises(REFUSALS) as caught:
+        manager.register_plugin("x", given.pop("plugin"), given.pop("config", None), **given)
+    assert is_sentence(caught.value)
+    assert manager.list_plugins() == []
+    assert events.count("initialize") == events.count("cleanup")
+    manager.register_plugin("x", Notes)
+
+
+@pytest.mark.parametrize(
+    "records",
+    [None, 5, "text", b"bytes", bytearray(b"a"), memoryview(b"a"), {b"a": 1}, [5], [b"a", None],
+     [b"a", 1.5], [[b"a"]], object()],
+    ids=repr,
+)  # fmt: skip
+def test_what_is_no_batch(backend, manager, records) -> None:
+    """Neither of values nor of records; nothing is processed, and the next batch is."""
+    manager.register_plugin("x", backend.Upper())
+    with pytest.raises(TypeError) as caught:
+        manager.process_batch("x", records)
+    assert is_sentence(caught.value)
+    with pytest.raises(TypeError):
+        list(manager.process_stream("x", records))
+    assert manager.process_batch("x", [b"a"]).output.to_pylist() == [b"A"]
+    assert manager.get_metrics("x").total_processed == 1
+
+
+@pytest.mark.parametrize("record", [None, b"a", "a", 5, [b"a"], object()], ids=repr)
+def test_what_is_no_record(backend, manager, record) -> None:
+    """Said before it is counted, also while the circuit is open."""
+    manager.register_plugin("x", backend.Upper())
+    for tripped in (False, True):
+        manager._services["x"].runner.tripped = tripped
+        with pytest.raises(TypeError, match="ecord"):
+            manager.process_record("x", record)
+    assert manager.get_metrics("x").total_processed == 0
+
+
+@pytest.mark.parametrize("wrong", [5, "config", {}, BatchConfig(), PluginManagerConfig])
+def test_what_a_manager_is_made_with(backend, wrong) -> None:
+    """Its configuration, and nothing else."""
+    with pytest.raises(TypeError, match="must be a PluginManagerConfig"):
+        backend.PluginManager(wrong)
+
+
+def test_after_the_end(backend, manager) -> None:
+    """Closing is possible any number of times, nothing else is; what only looks still looks."""
+    manager.register_plugin("x", backend.Upper())
+    result = manager.process_batch("x", [b"a"])
+    stream = manager.process_stream("x", iter([b"a"] * 500))
+    first = next(stream)
+    for _ in range(3):
+        manager.close()
+    for name in CALLS:
+        with pytest.raises(PluginError, match=r"^the manager is closed$"):
+            CALLS[name](manager, backend, "x")
+    with pytest.raises(PluginError, match=r"^the manager is closed$"):
+        next(stream)
+    assert (result.output.to_pylist(), first.processed_count) == ([b"A"], 100)
+    assert manager.list_plugins() == []
+    assert (manager.get_metrics("x"), manager.get_all_metrics()) == (None, {})
+    assert manager.get_memory_pool_stats() is not None
+    assert manager.get_system_status().state == "closed"
+    assert manager.health_check().plugins == {}
+    assert manager.take_sample().plugins == {}
+    with pytest.raises(PluginError, match="closed"), manager:
+        manager.register_plugin("y", backend.Upper())
+
+
+@pytest.mark.parametrize("size", [0, -1, None, "2"])
+def test_sizes_of_what_is_inside(backend, size) -> None:
+    """A runner without plugins, and a window without records, are refused."""
+    with pytest.raises((TypeError, ValueError)), backend.MemoryPool() as pool:
+        backend.PluginRunner([] if size in (0, -1) else size, pool)
+    with pytest.raises((TypeError, ValueError)):
+        backend.PluginCounters(size)
