@@ -332,7 +332,7 @@ class PluginManager:
         while True:
             try:
                 runner = self._services[name].runner
-            except KeyError:
+            except (KeyError, TypeError):  # unknown, or no name at all
                 runner = self._service(name).runner
             try:
                 if self._debug:
@@ -367,7 +367,7 @@ class PluginManager:
         while True:
             try:
                 runner = self._services[name].runner
-            except KeyError:
+            except (KeyError, TypeError):  # unknown, or no name at all
                 runner = self._service(name).runner
             try:
                 if self._debug:

@@ -95,6 +95,12 @@ def plain(value):
 """
 
 
+def answer_signals() -> None:
+    """In the child: whoever runs the tests may ignore signals, and would pass that on."""
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+
+
 @dataclass
 class Result:
     """How a run ended."""
@@ -137,6 +143,7 @@ class Cli:
             "stdin": subprocess.PIPE,
             "stdout": subprocess.PIPE,
             "stderr": subprocess.PIPE,
+            "preexec_fn": answer_signals,
             **options,
         }
         return subprocess.Popen([*COMMAND, *map(str, arguments)], **options)

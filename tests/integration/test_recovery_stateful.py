@@ -133,7 +133,7 @@ class Recovery(RuleBasedStateMachine):
         assert [i for i, _ in result.errors] == [i for i, o in enumerate(outcomes) if o == "e"]
         assert len(goes_on) + result.filtered_count + len(result.errors) == len(values)
         self.settle(first, stories, [error for _, error in result.errors], letters)
-        self.check_circuit(before)
+        self.check_circuit(before, any(outcome == "e" or helped for outcome, _, helped in stories))
 
     @rule(script=SCRIPTS)
     def single(self, script):
@@ -160,7 +160,7 @@ class Recovery(RuleBasedStateMachine):
                 assert result.data == (b"helped %d" if helped else b"new %d") % number
         assert self.enabled
         self.settle(number, stories, errors, letters)
-        self.check_circuit(before)
+        self.check_circuit(before, any(outcome == "e" or helped for outcome, _, helped in stories))
 
     @rule(seconds=st.sampled_from([1.0, 5.0, 10.0]))
     def advance(self, seconds):
@@ -235,8 +235,8 @@ class Recovery(RuleBasedStateMachine):
                 buried.append((number, place, type(error), attempts))
         assert self.letters[letters:] == buried
 
-    def check_circuit(self, before):
-        """It opens for a reason, and closes by a probe alone."""
+    def check_circuit(self, before, failed):
+        """It opens for a reason, at a call that failed, and closes by a probe alone."""
         counters, state = self.service.counters, self.service.breaker.state
         too_many = (
             counters.window_records >= self.config.circuit_breaker_minimum
@@ -244,8 +244,8 @@ class Recovery(RuleBasedStateMachine):
             > self.config.circuit_breaker_threshold * counters.window_records
         )
         assert state in (CLOSED, OPEN)
-        if state is CLOSED:
-            assert not too_many
+        if state is CLOSED and failed:
+            assert not too_many or before is not CLOSED  # a probe begins a new window
         elif before is CLOSED:
             assert too_many
 
@@ -269,5 +269,5 @@ def test_no_history_loses_or_doubles_a_record(backend) -> None:
     """Whatever fails, is tried again, probed, replaced or switched off."""
     machine = type("Machine", (Recovery,), {"backend": backend})
     run_state_machine_as_test(
-        machine, settings=settings(max_examples=150, stateful_step_count=30, deadline=None)
+        machine, settings=settings(max_examples=40, stateful_step_count=20, deadline=None)
     )
