@@ -244,8 +244,8 @@ class Recovery(RuleBasedStateMachine):
             > self.config.circuit_breaker_threshold * counters.window_records
         )
         assert state in (CLOSED, OPEN)
-        if state is CLOSED and failed:
-            assert not too_many or before is not CLOSED  # a probe begins a new window
+        if state is CLOSED:
+            assert not (failed and too_many and before is CLOSED)
         elif before is CLOSED:
             assert too_many
 
