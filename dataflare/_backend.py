@@ -32,6 +32,7 @@ __all__ = [
     "StartsWith",
     "Upper",
     "backend",
+    "c_functions",
     "filter_plugin",
     "map_plugin",
     "plugin_name",
@@ -59,6 +60,7 @@ if TYPE_CHECKING or backend == "cython":
             simd_level,
             simd_levels,
         )
+        from dataflare._compiled.c_plugin import c_functions
         from dataflare._compiled.chain import Chain
         from dataflare._compiled.counters import Histogram, PluginCounters
         from dataflare._compiled.loop import run_batch, run_record
@@ -102,6 +104,7 @@ else:
         FilterPlugin,
         MapPlugin,
         NativePlugin,
+        c_functions,
         filter_plugin,
         map_plugin,
         plugin_name,

@@ -2,10 +2,12 @@
 # which ends in the ABI's number, and looks it up when it is imported. So a plugin of another ABI
 # is refused with a sentence before anything of it is called. Rules:
 #
-# - Never change a class below, nor a struct of dataflare.h, once it was released.
+# - Never change a class below, nor a struct of dataflare.h, once it was released: an older plugin
+#   reads and writes where its own file says. tests/cimport/abi.json has their layout.
 # - To add a method, derive NativePluginABI<n+1> from the present class and let `NativePlugin` in
 #   dataflare/__init__.pxd be that; plugins of the old ABI go on working.
-# - To break with it, remove the old class: its name then raises the sentence.
+# - To break with it, remove the old class: its name then raises the sentence. DF_ABI_VERSION of
+#   dataflare.h, for plugins in C, is raised when one of the structs changes.
 from dataflare._compiled.record cimport PluginRecord, PluginResult
 from dataflare._compiled.types cimport df_batch, df_emitter, df_output, df_record
 

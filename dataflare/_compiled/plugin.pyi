@@ -15,7 +15,20 @@ class DataFlarePlugin:
     def cleanup(self) -> None: ...
     def health_check(self) -> bool: ...
 
-class NativePlugin(DataFlarePlugin): ...
+class NativePlugin(DataFlarePlugin):
+    @staticmethod
+    def from_function(
+        function: object,
+        *,
+        name: str | None = None,
+        state: object = None,
+        thread_safe: bool = False,
+        description: str = "",
+    ) -> NativePlugin: ...
+    @staticmethod
+    def from_capsule(
+        capsule: object, *, name: str | None = None, config: str | bytes = ""
+    ) -> NativePlugin: ...
 
 class MapPlugin(DataFlarePlugin):
     def __init__(
@@ -56,4 +69,7 @@ def filter_plugin(
 def filter_plugin(
     function: None = None, /, *, name: str | None = None, thread_safe: bool = False
 ) -> Callable[[Callable[[bytes], object]], FilterPlugin]: ...
+def set_c_doors(
+    from_function: Callable[..., NativePlugin], from_capsule: Callable[..., NativePlugin]
+) -> None: ...
 def set_state(plugin: DataFlarePlugin, state: PluginState) -> None: ...

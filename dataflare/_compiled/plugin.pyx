@@ -116,7 +116,8 @@ cdef class NativePluginABI1(DataFlarePlugin):
     """Base class of plugins in Cython: ``from dataflare cimport NativePlugin``.
 
     A subclass overrides ``c_process``, which runs without the GIL for each record, and may override
-    ``c_process_batch``, which gets a batch at a time. ``dataflare/__init__.pxd`` says how.
+    ``c_process_batch``, which gets a batch at a time. ``dataflare/__init__.pxd`` says how. A C
+    function is made one by `from_function`, a ``df_plugin`` of ``dataflare.h`` by `from_capsule`.
     """
 
     @property
@@ -170,6 +171,87 @@ cdef class NativePluginABI1(DataFlarePlugin):
         if not isinstance(record, PluginRecord):
             raise TypeError(f"record must be a PluginRecord, not {type(record).__name__}")
         return process_single(self, record, None)
+
+    @staticmethod
+    def from_function(function, *, name=None, state=None, thread_safe=False, description=""):
+        """A plugin of a C function ``int process(const df_record *, df_emitter *, void *)``.
+
+        Parameters
+        ----------
+        function : ctypes function, cffi function pointer, numba.cfunc, or int
+            Where the function is. The plugin keeps the object; of a bare address, whoever gives it
+            sees to it that the code stays loaded.
+        name : str, optional
+            The function's own, if it has one.
+        state : int, ctypes or cffi pointer, or writable buffer, optional
+            What the function gets as its third argument; NULL if not given. The plugin keeps the
+            object, and a buffer stays exported; what is in there is the function's own business.
+        thread_safe : bool
+            Whether several threads may call the function with this state at the same time.
+        description : str
+            One line.
+
+        Returns
+        -------
+        NativePlugin
+
+        Raises
+        ------
+        TypeError
+            It is no C function, or is declared with another signature.
+        ValueError
+            A NULL pointer, or a state that is no writable, contiguous buffer.
+        IncompatiblePluginError
+            It is declared with structs of other sizes than those of this DataFlare.
+
+        Notes
+        -----
+        A pointer carries no version: what ctypes, cffi and Numba know about the function is
+        checked, the rest is a promise. A capsule is checked whole: see `from_capsule`.
+        """
+        return c_doors[0](function, name=name, state=state, thread_safe=thread_safe,
+                          description=description)
+
+    @staticmethod
+    def from_capsule(capsule, *, name=None, config=""):
+        """A plugin of the ``df_plugin`` that a capsule holds; see ``dataflare.h``.
+
+        Parameters
+        ----------
+        capsule : PyCapsule
+            Named ``"dataflare.plugin"``. The plugin keeps it, and with it the code.
+        name : str, optional
+            That of the descriptor if not given.
+        config : str or bytes
+            Text for the plugin's ``init``, as UTF-8.
+
+        Returns
+        -------
+        NativePlugin
+            With a state of its own, if the descriptor has an ``init``: made by it now, and freed by
+            ``cleanup`` when the plugin is gone.
+
+        Raises
+        ------
+        TypeError
+            It is no capsule, or another library's.
+        ValueError
+            The descriptor has no name or no function, or takes no configuration.
+        IncompatiblePluginError
+            It was built for another version of the ABI, or with structs of other sizes.
+        PluginInitializationError
+            The plugin's ``init`` failed.
+        """
+        return c_doors[1](capsule, name=name, config=config)
+
+
+cdef tuple c_doors = ()
+
+
+def set_c_doors(from_function, from_capsule):
+    """What makes plugins of C functions; a module below this one has it."""
+    global c_doors
+    c_doors = (from_function, from_capsule)
 
 
 cdef void fill_rest(df_record *record, const df_batch *batch, Py_ssize_t i) noexcept nogil:
@@ -362,8 +444,10 @@ NativePlugin = NativePluginABI1
 def __getattr__(name):
     # Reached by a plugin that was built for another ABI: see plugin.pxd.
     if name.startswith("NativePluginABI"):
+        base = "NativePluginABI"
         raise ImportError(
-            f"the plugin was built for DataFlare's native ABI {name[len('NativePluginABI'):]}, "
-            f"this DataFlare has ABI 1: build the plugin again with the DataFlare it runs with"
+            f"the plugin was built for DataFlare's native ABI {name[len(base):]}, this DataFlare "
+            f"has ABI {NativePlugin.__name__[len(base):]}: build the plugin again with the "
+            f"DataFlare it runs with"
         )
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -11,10 +11,10 @@ PACKAGE = Path(__file__).parents[2] / "dataflare"
 # A module may import from the lines above its own, and from no other.
 ROOMS = [
     {"_build_info", "errors", "config", "types"},
-    {"_idle", "_ledger"},
+    {"_idle", "_ledger", "_pointers"},
     {"_compiled", "_pure"},
     {"_backend"},
-    {"files", "loading", "metrics", "plugins", "recovery", "tuner", "workers"},
+    {"files", "loading", "metrics", "native", "plugins", "recovery", "tuner", "workers"},
     {"batching", "service"},
     {"health", "monitor", "streams"},
     {"manager"},
@@ -30,7 +30,7 @@ BACKEND_ROOMS = [
     {"output"},
     {"plugin"},
     {"chain"},
-    {"builtin", "loop"},
+    {"builtin", "c_plugin", "loop"},
     {"runner"},
 ]
 IMPORT = re.compile(r"^[ \t]*from\s+([\w.]+)\s+c?import\s+(\([^)]*|[^\n#]*)", re.M)
