@@ -78,7 +78,7 @@ def memory_pointer(state: object) -> Pointer:
     TypeError
         It is none of these.
     ValueError
-        It is no address, or a buffer that is read-only or not contiguous.
+        It is no address, or a buffer that is read-only, not contiguous or empty.
     """
     ctypes, cffi = sys.modules.get("ctypes"), sys.modules.get("_cffi_backend")
     if state is None:
@@ -98,8 +98,8 @@ def memory_pointer(state: object) -> Pointer:
             f"the state is an address, a pointer of ctypes or cffi, or a writable buffer, "
             f"not {type(state).__name__}"
         ) from None
-    if view.readonly or not view.contiguous:
-        raise ValueError("the state must be a buffer that is writable and contiguous")
+    if view.readonly or not view.c_contiguous or not view.nbytes:
+        raise ValueError("the state must be a buffer that is writable, contiguous and not empty")
     import numpy
 
     return Pointer(int(numpy.frombuffer(view, numpy.uint8).ctypes.data), view)

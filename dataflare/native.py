@@ -8,6 +8,8 @@ Attributes
 commit, emit, fail, forward, reserve : ctypes functions
     ``df_commit`` and so on. They are called with the plugin's ``out``, and only while it is the
     plugin's turn.
+capsule : function
+    From a ``df_plugin`` to what `NativePlugin.from_capsule` takes.
 PROCESS : ctypes function type
     ``int (*)(const df_record *, df_emitter *, void *)``.
 RECORD : numpy.dtype
@@ -24,7 +26,7 @@ PluginConfigurationError
 from __future__ import annotations
 
 import ctypes
-from typing import Any
+from typing import Any, cast
 
 import numpy
 
@@ -37,6 +39,7 @@ __all__ = [
     "RECORD",
     "SKIP",
     "SUCCESS",
+    "capsule",
     "commit",  # noqa: F822, here and below: made when asked for
     "emit",  # noqa: F822
     "fail",  # noqa: F822
@@ -62,6 +65,10 @@ RECORD = numpy.dtype(
 )
 
 _pointer, _size, _int = ctypes.c_void_p, ctypes.c_ssize_t, ctypes.c_int
+_CAPSULE_NAME = b"dataflare.plugin"  # a capsule keeps the pointer: never freed
+_new_capsule = ctypes.PYFUNCTYPE(
+    ctypes.py_object, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p
+)(("PyCapsule_New", ctypes.pythonapi))
 _SIGNATURES = {
     "commit": (_int, _pointer, _size),
     "emit": (_int, _pointer, _pointer, _size),
@@ -69,6 +76,31 @@ _SIGNATURES = {
     "forward": (_int, _pointer, _pointer, _size, _size),
     "reserve": (_pointer, _pointer, _size),
 }
+
+
+def capsule(descriptor: object) -> object:
+    """The capsule of a descriptor, for `NativePlugin.from_capsule`.
+
+    Parameters
+    ----------
+    descriptor : ctypes object or int
+        A ``df_plugin``, or its address: ``ctypes.c_char.in_dll(library, "words_plugin")`` is that
+        of a library. It must stay valid as long as there are plugins of the capsule; ctypes
+        unloads no library.
+
+    Returns
+    -------
+    PyCapsule
+
+    Raises
+    ------
+    ValueError
+        The address is NULL.
+    """
+    address = descriptor if isinstance(descriptor, int) else ctypes.addressof(cast(Any, descriptor))
+    if not address:
+        raise ValueError("the descriptor is a NULL pointer")
+    return _new_capsule(address, _CAPSULE_NAME, None)
 
 
 def __getattr__(name: str) -> Any:
