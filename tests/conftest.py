@@ -24,7 +24,17 @@ SWITCHED = {
     "metrics": ["PluginMetrics"],
     "streams": ["BatchSizer", "run_stream", "taker"],
 }
-SHARED = ("_compiled", "_pure", "_build_info", "_idle", "_ledger", "_pointers", "config", "errors", "types")
+SHARED = (
+    "_compiled",
+    "_pure",
+    "_build_info",
+    "_idle",
+    "_ledger",
+    "_pointers",
+    "config",
+    "errors",
+    "types",
+)
 
 
 def load_backend(name: str) -> SimpleNamespace:

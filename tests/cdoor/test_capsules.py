@@ -196,7 +196,11 @@ def test_descriptors_of_an_impossible_size(door, size):
         ({"process": None}, ValueError, "has no function: process is NULL"),
         ({"name": None}, ValueError, "has no name"),
         ({"cleanup": 4096}, ValueError, "has a cleanup but no init"),
-        ({"flags": 2}, IncompatiblePluginError, "sets flags that this DataFlare does not know: 0x2"),
+        (
+            {"flags": 2},
+            IncompatiblePluginError,
+            "sets flags that this DataFlare does not know: 0x2",
+        ),
         ({"reserved": 1}, IncompatiblePluginError, "sets flags"),
     ],
 )
@@ -210,7 +214,10 @@ def test_descriptors_that_are_not_whole(door, fields, error, message):
 def other_capsules():
     """Capsules of other libraries, and one without a name."""
     new = ctypes.pythonapi.PyCapsule_New
-    new.restype, new.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
+    new.restype, new.argtypes = (
+        ctypes.py_object,
+        [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p],
+    )
     array = numpy.zeros(3).__array_struct__
     return [
         (datetime.datetime_CAPI, "is named 'datetime.datetime_CAPI'"),

@@ -256,7 +256,10 @@ def test_a_failing_callback_is_no_crash(monkeypatch, manager):
     ("kind", "declared"),
     [
         (ctypes.CFUNCTYPE(c_int), "c_int ()"),
-        (ctypes.CFUNCTYPE(None, c_void_p, c_void_p, c_void_p), "void (c_void_p, c_void_p, c_void_p"),
+        (
+            ctypes.CFUNCTYPE(None, c_void_p, c_void_p, c_void_p),
+            "void (c_void_p, c_void_p, c_void_p",
+        ),
         (ctypes.CFUNCTYPE(c_long, c_void_p, c_void_p, c_void_p), "c_long (c_void_p, c_void_p, c_"),
         (ctypes.CFUNCTYPE(c_int, c_void_p, c_void_p), "c_int (c_void_p, c_void_p)"),
         (ctypes.CFUNCTYPE(c_int, c_char_p, c_void_p, c_void_p), "c_int (c_char_p, c_void_p, c_vo"),
