@@ -63,17 +63,15 @@ if TYPE_CHECKING or backend == "cython":
         from dataflare._compiled.c_plugin import c_functions
         from dataflare._compiled.chain import Chain
         from dataflare._compiled.counters import Histogram, PluginCounters
-        from dataflare._compiled.loop import run_batch, run_record
-        from dataflare._compiled.output import plugin_name
-        from dataflare._compiled.plugin import (
-            DataFlarePlugin,
+        from dataflare._compiled.functions import (
             FilterPlugin,
             MapPlugin,
-            NativePlugin,
             filter_plugin,
             map_plugin,
-            set_state,
         )
+        from dataflare._compiled.loop import run_batch, run_record
+        from dataflare._compiled.output import plugin_name
+        from dataflare._compiled.plugin import DataFlarePlugin, NativePlugin, set_state
         from dataflare._compiled.pool import Buffer, MemoryPool
         from dataflare._compiled.record import PluginRecord, PluginResult
         from dataflare._compiled.result import BatchResult

@@ -108,7 +108,7 @@ def test_an_init_that_fails(door):
     with pytest.raises(dataflare.PluginInitializationError, match="gave no reason") as caught:
         plugin_of(door, "with_state", config="!")
     assert caught.value.plugin == "with state"
-    with pytest.raises(dataflare.PluginInitializationError, match="^m{255}$"):
+    with pytest.raises(dataflare.PluginInitializationError, match=r"^m{255}$"):
         plugin_of(door, "with_state", config="!!")
     gc.collect()
     assert states(door) == before
@@ -199,7 +199,7 @@ def test_descriptors_of_an_impossible_size(door, size):
         (
             {"flags": 2},
             IncompatiblePluginError,
-            "sets flags that this DataFlare does not know: 0x2",
+            "flags that this DataFlare does not know: 0x2",
         ),
         ({"reserved": 1}, IncompatiblePluginError, "sets flags"),
     ],
@@ -213,11 +213,8 @@ def test_descriptors_that_are_not_whole(door, fields, error, message):
 
 def other_capsules():
     """Capsules of other libraries, and one without a name."""
-    new = ctypes.pythonapi.PyCapsule_New
-    new.restype, new.argtypes = (
-        ctypes.py_object,
-        [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p],
-    )
+    kind = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)
+    new = kind(("PyCapsule_New", ctypes.pythonapi))
     array = numpy.zeros(3).__array_struct__
     return [
         (datetime.datetime_CAPI, "is named 'datetime.datetime_CAPI'"),

@@ -29,7 +29,7 @@ BACKEND_ROOMS = [
     {"result"},
     {"output"},
     {"plugin"},
-    {"chain"},
+    {"chain", "functions"},
     {"builtin", "c_plugin", "loop"},
     {"runner"},
 ]
