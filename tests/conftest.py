@@ -23,6 +23,7 @@ SWITCHED = {
     "manager": ["PluginManager"],
     "metrics": ["PluginMetrics"],
     "streams": ["BatchSizer", "run_stream", "taker"],
+    "testing": ["PluginTests", "check_plugin", "examine_plugin"],
 }
 SHARED = ("_compiled", "_pure", "_build_info", "_idle", "_ledger", "config", "errors", "types")
 
@@ -54,7 +55,7 @@ def load_switched(name: str) -> dict[str, ModuleType]:
     variable = os.environ.get("DATAFLARE_PURE_PYTHON")
     os.environ["DATAFLARE_PURE_PYTHON"] = "1" if name == "python" else "0"
     try:
-        importlib.import_module("dataflare")
+        importlib.import_module("dataflare.testing")
         return {
             module: sys.modules.pop(module)
             for module in [*sys.modules]

@@ -1,7 +1,7 @@
 """Work in a child process, so that a crash is an answer and not the end.
 
 The child is forked: it has the plugin as it is, which need not be importable or picklable. It comes
-back with what JSON can say, because classes may mean something else by then.
+back with what JSON can say.
 """
 
 from __future__ import annotations
@@ -15,12 +15,14 @@ import select
 import signal
 import struct
 import sys
+import tempfile
 import time
 import traceback
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import BinaryIO, NoReturn
 
 __all__ = ["Death", "Progress", "in_child"]
 
@@ -79,42 +81,46 @@ def in_child(work: Callable[[], object], timeout: float) -> object:
         if stream is not None:
             stream.flush()
     reader, writer = os.pipe()
-    with warnings.catch_warnings():
-        # Of a process with threads. The library's own are made for it, and those of others are not
-        # asked for anything in the child.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        child = os.fork()
-    if child == 0:
-        _answer(work, writer)
-    os.close(writer)
-    try:
-        return _hear(child, reader, timeout)
-    finally:
-        os.close(reader)
+    with tempfile.TemporaryFile() as complaints:
+        with warnings.catch_warnings():
+            # Of a process with threads. Those of the library are made for it, and those of others
+            # are not needed by what the child does.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            child = os.fork()
+        if child == 0:
+            _answer(work, writer, complaints.fileno())
+        os.close(writer)
+        try:
+            answer = _hear(child, reader, timeout)
+        finally:
+            os.close(reader)
+        complaints.seek(0)
+        return _told(answer, complaints, timeout)
 
 
-def _answer(work: Callable[[], object], writer: int) -> NoReturn:
+def _answer(work: Callable[[], object], writer: int, complaints: int) -> NoReturn:
+    """What the child does."""
     status = 1
     try:
         faulthandler.disable()  # a crash is expected
         resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+        os.dup2(complaints, 2)
         answer = json.dumps(work()).encode()
         with open(writer, "wb") as pipe:
             pipe.write(_HEADER.pack(len(answer)) + answer)
         status = 0
     except BaseException:
-        traceback.print_exc()
+        with suppress(OSError):
+            os.write(2, traceback.format_exc().encode(errors="replace"))
     finally:
         for stream in (sys.stdout, sys.stderr):
-            try:
+            with suppress(Exception):
                 stream.flush()
-            except Exception:  # nobody reads it
-                status = status or 1
         os._exit(status)
 
 
-def _hear(child: int, reader: int, timeout: float) -> object:
-    """The child's answer; the child is gone afterwards."""
+def _hear(child: int, reader: int, timeout: float) -> bytes | int | None:
+    """What the child says, or its exit code, or None if it took too long; it is gone afterwards."""
     try:
         heard = _read(reader, time.monotonic() + timeout)
     except BaseException:  # Ctrl-C
@@ -124,15 +130,13 @@ def _hear(child: int, reader: int, timeout: float) -> object:
     if heard is None:
         os.kill(child, signal.SIGKILL)
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    if heard is None:
-        return Death(f"the plugin did not come to an end within {timeout:g} s", hung=True)
-    return json.loads(heard[_HEADER.size :]) if _complete(heard) else Death(_how(code))
+    return heard if heard is None or _is_complete(heard) else code
 
 
 def _read(reader: int, until: float) -> bytes | None:
     """What comes out of a pipe before its end; None if it does not end in time."""
     heard = b""
-    while not _complete(heard):
+    while not _is_complete(heard):
         ready, _, _ = select.select([reader], [], [], max(until - time.monotonic(), 0))
         if not ready:
             return None
@@ -143,14 +147,20 @@ def _read(reader: int, until: float) -> bytes | None:
     return heard
 
 
-def _complete(heard: bytes) -> bool:
+def _is_complete(heard: bytes) -> bool:
     return len(heard) >= _HEADER.size and (
         len(heard) - _HEADER.size >= _HEADER.unpack(heard[: _HEADER.size])[0]
     )
 
 
-def _how(code: int) -> str:
-    if code >= 0:
-        return f"the plugin ended the process with the status {code}"
-    return f"the plugin ended the process by {signal.Signals(-code).name}"
-
+def _told(answer: bytes | int | None, complaints: BinaryIO, timeout: float) -> object:
+    """The answer, or what became of the child; what it wrote to standard error is not lost."""
+    if isinstance(answer, bytes):
+        sys.stderr.write(complaints.read().decode(errors="replace"))
+        return json.loads(answer[_HEADER.size :])
+    if answer is None:
+        return Death(f"the plugin did not come to an end within {timeout:g} s", hung=True)
+    how = signal.Signals(-answer).name if answer < 0 else f"exit({answer})"
+    last = complaints.read().decode(errors="replace").strip().splitlines()[-1:]
+    said = f" ({last[0][:100]})" if last else ""
+    return Death(f"the plugin ended the process by {how}{said}")

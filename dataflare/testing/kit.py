@@ -13,7 +13,7 @@ from hypothesis.strategies import SearchStrategy
 from dataflare._backend import PluginRecord
 from dataflare.batching import as_batch
 from dataflare.testing import strategies
-from dataflare.testing.checks import PROPERTIES
+from dataflare.testing.checks import PROPERTIES, needs
 from dataflare.testing.report import PropertyResult, PropertyStatus, Report
 from dataflare.testing.search import Cases, Options, Records, examine, generate
 from dataflare.testing.subject import Claims, Subject
@@ -131,24 +131,28 @@ def examine_plugin(
         distributed=distributed,
         health_timeout=health_timeout,
     )
-    subject = Subject(plugin, claims)
-    options = Options(
-        examples=examples,
-        seed=seed,
-        isolated=subject.is_native if isolated is None else isolated,
-        timeout=timeout,
-    )
+    subject = Subject(plugin, claims, isolated)
+    options = Options(examples=examples, seed=seed, isolated=subject.isolated, timeout=timeout)
     cases = _cases(records, options)
-    results = {
-        name: _left_out(name) if name in left_out else examine(checked, subject, cases, options)
-        for name, checked in PROPERTIES.items()
-        if name in names
-    }
+    results: dict[str, PropertyResult] = {}
+    failed: set[str] = set()
+    for name, checked in PROPERTIES.items():
+        if name not in names:
+            continue
+        missing = next((need for need in needs(checked) if need in failed), None)
+        if name in left_out:
+            results[name] = _left_out(name, "it was to be left out")
+        elif missing is not None:
+            results[name] = _left_out(name, f"nothing can be told while {missing} fails")
+        else:
+            results[name] = examine(checked, subject, cases, options)
+            if results[name].status is PropertyStatus.FAILED:
+                failed.add(name)
     return Report(subject.name, results)
 
 
-def _left_out(name: str) -> PropertyResult:
-    return PropertyResult(name, PropertyStatus.NOT_APPLICABLE, "it was to be left out")
+def _left_out(name: str, reason: str) -> PropertyResult:
+    return PropertyResult(name, PropertyStatus.NOT_APPLICABLE, reason)
 
 
 def _names(what: str, names: str | Iterable[str]) -> set[str]:
@@ -249,6 +253,26 @@ isolated, timeout
         if report.not_applicable:
             raise unittest.SkipTest(report.not_applicable[0].sentence)
 
+    def test_process_survives(self) -> None:
+        """No record ends the process, or keeps it for ever."""
+        self._check("process_survives")
+
+    def test_output_is_not_overrun(self) -> None:
+        """Nothing but what was reserved is written."""
+        self._check("output_is_not_overrun")
+
+    def test_no_pointer_is_kept(self) -> None:
+        """Nothing of a record is used after the call."""
+        self._check("no_pointer_is_kept")
+
+    def test_nothing_behind_is_touched(self) -> None:
+        """Nothing behind a value or key is read or written."""
+        self._check("nothing_behind_is_touched")
+
+    def test_nothing_in_front_is_touched(self) -> None:
+        """Nothing in front of a value or key is read or written."""
+        self._check("nothing_in_front_is_touched")
+
     def test_deterministic(self) -> None:
         """The same records give the same results again."""
         self._check("deterministic")
@@ -284,22 +308,6 @@ isolated, timeout
     def test_input_is_unchanged(self) -> None:
         """The records that come in are left as they are."""
         self._check("input_is_unchanged")
-
-    def test_nothing_behind_is_touched(self) -> None:
-        """Nothing behind a value or key is read or written."""
-        self._check("nothing_behind_is_touched")
-
-    def test_nothing_in_front_is_touched(self) -> None:
-        """Nothing in front of a value or key is read or written."""
-        self._check("nothing_in_front_is_touched")
-
-    def test_output_is_not_overrun(self) -> None:
-        """No more is written than was reserved."""
-        self._check("output_is_not_overrun")
-
-    def test_no_pointer_is_kept(self) -> None:
-        """Nothing of a record is used after the call."""
-        self._check("no_pointer_is_kept")
 
     def test_no_buffer_is_leaked(self) -> None:
         """Memory of the pool goes back."""

@@ -1,8 +1,8 @@
 """Bytes with pages around them that nobody may touch.
 
 A value lies at the very end of its pages, or at their very beginning; the next page is one that the
-processor refuses. The rest of its own pages is filled with a pattern, to see whether it was written
-to.
+processor refuses: whoever touches it dies of it. Output goes to a pool that looks after its
+buffers itself.
 """
 
 from __future__ import annotations
@@ -10,14 +10,25 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
-from dataflare._backend import PluginRecord, RecordBatch
+from dataflare._backend import MemoryPool, PluginRecord, RecordBatch
+from dataflare.config import MemoryPoolConfig
+from dataflare.errors import PluginMemoryError
+from dataflare.types import BufferSize
 
-__all__ = ["BEHIND", "IN_FRONT", "GuardedBatch", "GuardedBytes"]
+__all__ = [
+    "BEHIND",
+    "IN_FRONT",
+    "MIDDLE",
+    "GuardedBatch",
+    "GuardedBytes",
+    "WatchedPool",
+    "small_pool",
+]
 
-BEHIND, IN_FRONT = "behind", "in front of"
-_PATTERN = b"\xa5"
+BEHIND, IN_FRONT, MIDDLE = "behind", "in front of", "in the middle"
+_SLACK = 256
 _PROT_NONE = 0
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mprotect.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
@@ -30,35 +41,27 @@ class GuardedBytes:
     ----------
     data : bytes-like
     side : str
-        `BEHIND` or `IN_FRONT`: where the forbidden page touches the bytes.
+        `BEHIND` or `IN_FRONT`: where the forbidden page touches the bytes. With `MIDDLE` there is
+        some room on both sides.
 
     Attributes
     ----------
     view : memoryview
-        The bytes. Writable, as far as the processor is concerned.
+        The bytes; as far as the processor is concerned, they can be written to.
     """
 
     def __init__(self, data: bytes | memoryview, side: str) -> None:
         page = mmap.PAGESIZE
         size = len(data)
-        room = max(-(-size // page), 1) * page
-        self._pages = mmap.mmap(-1, room + 2 * page)
-        self._address = ctypes.addressof(ctypes.c_char.from_buffer(self._pages)) + page
-        self._room = room
-        self._start = page + (room - size if side == BEHIND else 0)
-        self._stop = self._start + size
-        self._pages[page : page + room] = _PATTERN * room
-        self._pages[self._start : self._stop] = bytes(data)
-        self.view = memoryview(self._pages)[self._start : self._stop]
+        slack = _SLACK if side == MIDDLE else 0
+        self._room = max(-(-(size + 2 * slack) // page), 1) * page
+        pages = mmap.mmap(-1, self._room + 2 * page)
+        self._address = ctypes.addressof(ctypes.c_char.from_buffer(pages)) + page
+        start = page + (slack if side != BEHIND else self._room - size)
+        pages[start : start + size] = bytes(data)
+        self.view = memoryview(pages)[start : start + size]
         _forbid(self._address - page, page)
-        _forbid(self._address + room, page)
-
-    @property
-    def margin_is_intact(self) -> bool:
-        """bool: Whether nobody wrote to what is around the bytes."""
-        page = mmap.PAGESIZE
-        margin = self._pages[page : self._start] + self._pages[self._stop : page + self._room]
-        return margin.count(_PATTERN) == len(margin)
+        _forbid(self._address + self._room, page)
 
     def forbid(self) -> None:
         """From now on nobody may touch the bytes either."""
@@ -78,17 +81,30 @@ class GuardedBatch:
     ----------
     records : sequence of PluginRecord
     side : str
-        `BEHIND` or `IN_FRONT`.
+        As of `GuardedBytes`.
 
     Attributes
     ----------
     batch : RecordBatch
+    records : list of PluginRecord
+        The same: those that a batch makes of its own are copies.
     """
 
     def __init__(self, records: Sequence[PluginRecord], side: str) -> None:
         self._values = [GuardedBytes(record.value, side) for record in records]
         self._keys = [
             None if record.key is None else GuardedBytes(record.key, side) for record in records
+        ]
+        self.records = [
+            PluginRecord(
+                value.view,
+                key=None if key is None else key.view,
+                metadata=record.metadata,
+                timestamp=record.timestamp,
+                partition=record.partition,
+                offset=record.offset,
+            )
+            for record, value, key in zip(records, self._values, self._keys, strict=True)
         ]
         self.batch = RecordBatch.from_values(
             [value.view for value in self._values],
@@ -99,18 +115,62 @@ class GuardedBatch:
             metadata=[record.metadata for record in records],
         )
 
-    def _all(self) -> Iterable[GuardedBytes]:
-        yield from self._values
-        yield from (key for key in self._keys if key is not None)
-
-    def written_at(self) -> int | None:
-        """The first record around which somebody wrote, or None."""
-        for index, (value, key) in enumerate(zip(self._values, self._keys, strict=True)):
-            if not value.margin_is_intact or not (key is None or key.margin_is_intact):
-                return index
-        return None
-
     def forbid(self) -> None:
         """From now on nobody may touch the records."""
-        for each in self._all():
-            each.forbid()
+        for each in (*self._values, *self._keys):
+            if each is not None:
+                each.forbid()
+
+
+class WatchedPool:
+    """A pool for output that finds writes behind and in front of what was reserved.
+
+    A pool in debug mode looks behind each buffer. The one in front of a buffer is that of the slab
+    before it, and in front of the first slab there is none: so the first ones are held here.
+
+    Parameters
+    ----------
+    records : sequence of PluginRecord
+        Which shall be processed with it.
+
+    Attributes
+    ----------
+    pool : MemoryPool
+    faults : list of str
+        What was found, in sentences; complete when the pool is closed.
+    """
+
+    def __init__(self, records: Sequence[PluginRecord]) -> None:
+        self.pool = small_pool()
+        self.faults: list[str] = []
+        longest = max((len(record.value) for record in records), default=0)
+        self._first = [
+            self.pool.get_buffer(size)
+            for size in BufferSize
+            if size <= BufferSize.MEDIUM or longest > BufferSize.MEDIUM // 2
+        ]
+
+    def __enter__(self) -> WatchedPool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.faults = [fault.partition("; it was taken")[0] for fault in self.pool.violations]
+        for buffer in self._first:
+            try:
+                self.pool.return_buffer(buffer)
+            except PluginMemoryError:
+                self.faults.append("output was written in front of what was reserved")
+        self.pool.close()
+
+
+def small_pool() -> MemoryPool:
+    """A pool that finds misuse."""
+    config = MemoryPoolConfig(
+        max_tiny_buffers=64,
+        max_small_buffers=32,
+        max_medium_buffers=8,
+        max_large_buffers=4,
+        max_huge_buffers=2,
+        cleanup_interval=float("inf"),
+    )
+    return MemoryPool(config, debug=True)

@@ -63,7 +63,7 @@ class PropertyResult:
             lines.append(f"  with {'this record' if len(self.records) == 1 else 'these records'}:")
             for index, record in enumerate(self.records[:20]):
                 mark = "->" if index == self.index and len(self.records) > 1 else "  "
-                lines.append(f"  {mark} {record}")
+                lines.append(f"  {mark} {record if len(record) <= 200 else record[:197] + '...'}")
             if len(self.records) > 20:
                 lines.append(f"     and {len(self.records) - 20} more")
         lines.append(f"  again: {self.reproduce}")
@@ -140,11 +140,18 @@ class Report:
             "properties": [asdict(result) for result in self.results.values()],
         }
 
+    @property
+    def headline(self) -> str:
+        """str: The plugin, and how many properties passed, failed and do not apply."""
+        counts = [
+            f"{len(found)} {status.value}"
+            for status in PropertyStatus
+            if (found := self._with(status))
+        ]
+        return f"{self.plugin}: {', '.join(counts) or 'nothing was checked'}"
+
     def __str__(self) -> str:
-        counts = ", ".join(
-            f"{len(found)} {status.value}" for status in PropertyStatus if (found := self._with(status))
-        )
-        return "\n".join([f"{self.plugin}: {counts or 'nothing checked'}", *map(str, self.failures)])
+        return "\n".join([self.headline, *map(str, self.failures)])
 
 
 def expression(record: PluginRecord) -> str:
@@ -180,7 +187,7 @@ def _bytes(value: bytes) -> str:
 
 
 def expressions(records: Iterable[PluginRecord]) -> tuple[tuple[str, ...], str | None]:
-    """Records as Python expressions, and as a list, or None if that would be too long for a line."""
+    """Records as Python expressions, and as a list, or None if that is too long for a line."""
     each = tuple(map(expression, records))
     text = f"[{', '.join(each)}]"
     return each, text if len(text) <= _LONGEST else None

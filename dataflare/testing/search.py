@@ -19,8 +19,8 @@ from hypothesis import HealthCheck, Phase, Verbosity, given, settings
 from hypothesis import strategies as st
 
 from dataflare._backend import PluginRecord
-from dataflare.testing.checks import BrokenError, Property
 from dataflare.testing.isolation import Death, Progress, in_child
+from dataflare.testing.properties import BrokenError, Property
 from dataflare.testing.report import PropertyResult, PropertyStatus, expression, expressions
 from dataflare.testing.subject import EscapedError, NotReadyError, Subject
 
@@ -103,9 +103,7 @@ def _explore(
     )(test)()
 
 
-def examine(
-    checked: Property, subject: Subject, cases: Cases, options: Options
-) -> PropertyResult:
+def examine(checked: Property, subject: Subject, cases: Cases, options: Options) -> PropertyResult:
     """Check a property.
 
     Parameters
@@ -134,8 +132,8 @@ def examine(
             checked.name, PropertyStatus.FAILED, finding.sentence, reproduce=again
         )
     first = batches[place]
-    if finding.hung:  # each further attempt would take as long
-        return _failed(checked, first, finding, options)
+    if finding.hung:  # others that hang will do so in less time, too
+        return _shorter(checked, subject, first, finding, options)
     if options.isolated and not finding.died:
         # One child for the whole search: nothing is known to crash.
         inside = replace(options, isolated=False)
@@ -175,12 +173,15 @@ def _try(
     progress = Progress()
 
     def sweep() -> dict[str, Any] | None:
-        for place, records in enumerate(batches):
-            progress.at = place
-            found = _attempt(checked, subject, records)
-            if found is not None:
-                return vars(found)
-        return None
+        try:
+            for place, records in enumerate(batches):
+                progress.at = place
+                found = _attempt(checked, subject, records)
+                if found is not None:
+                    return vars(found)
+            return None
+        finally:
+            subject.rest()
 
     answer = in_child(sweep, options.timeout) if options.isolated else sweep()
     if isinstance(answer, Death):
@@ -215,7 +216,7 @@ def _smallest(
 ) -> PropertyResult:
     """The smallest batch found with which the property fails, from one on with which it does."""
     until = time.monotonic() + SHRINKING
-    known: list[tuple[tuple[int, int, str], Records, Finding]] = []
+    known: list[tuple[tuple[int, int, int, str], Records, Finding]] = []
 
     def fails(tried: Records) -> Finding | None:
         found = _try(checked, subject, [tried], options)[1]
@@ -241,6 +242,20 @@ def _smallest(
     return _failed(checked, records, finding, options)
 
 
+def _shorter(
+    checked: Property, subject: Subject, records: Records, finding: Finding, options: Options
+) -> PropertyResult:
+    """A batch that hangs with as few records as can be found out in time."""
+    quick = replace(options, timeout=options.timeout / 10)
+
+    def fails(tried: Records) -> Finding | None:
+        found = _try(checked, subject, [tried], quick)[1]
+        return finding if found is not None and found.hung else None
+
+    fewest, _ = _fewest(fails, records, finding, time.monotonic() + SHRINKING)
+    return _failed(checked, fewest, finding, options)
+
+
 def _fewest(
     fails: Callable[[Records], Finding | None], records: Records, finding: Finding, until: float
 ) -> tuple[Records, Finding]:
@@ -259,7 +274,8 @@ def _fewest(
     return records, finding
 
 
-def _weight(records: Records) -> tuple[int, int, str]:
-    """Fewer records weigh less, then shorter ones."""
+def _weight(records: Records) -> tuple[int, int, int, str]:
+    """Fewer records weigh less, then shorter ones, then those that are quickly written."""
     texts = [expression(record) for record in records]
-    return len(texts), sum(map(len, texts)), "".join(texts)
+    size = sum(len(record.value) + len(record.key or b"") for record in records)
+    return len(records), size, sum(map(len, texts)), "".join(texts)

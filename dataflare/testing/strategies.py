@@ -86,9 +86,7 @@ def values(words: Iterable[bytes] = (), *, max_size: int = 60) -> st.SearchStrat
     """
     piece = st.sampled_from([*words, *_PIECES])
     text = st.lists(piece, max_size=6).map(b"".join)
-    return st.one_of(
-        st.binary(max_size=max_size), piece, text, text.map(lambda value: value * 40)
-    )
+    return st.one_of(st.binary(max_size=max_size), piece, text, text.map(lambda value: value * 40))
 
 
 def keys() -> st.SearchStrategy[bytes | None]:
@@ -113,8 +111,9 @@ def metadata() -> st.SearchStrategy[dict[str, object] | None]:
     )
     tree = st.recursive(
         leaf,
-        lambda inner: st.lists(inner, max_size=3)
-        | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+        lambda inner: (
+            st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
+        ),
         max_leaves=5,
     )
     names = st.sampled_from(["a", "b", "tags", ""]) | st.text(max_size=8)

@@ -22,22 +22,24 @@ from dataflare._backend import (
     run_record,
     set_state,
 )
-from dataflare.config import MemoryPoolConfig
 from dataflare.errors import PluginError, sentence_of
-from dataflare.loading import load_attribute
+from dataflare.loading import load_attribute, new_plugin
 from dataflare.types import PluginState
 
 __all__ = [
     "Claims",
     "EscapedError",
     "NotReadyError",
+    "Outcome",
     "Ran",
+    "Row",
     "Subject",
     "fresh",
     "natives",
+    "ran",
+    "row",
     "run_all",
     "run_one",
-    "small_pool",
 ]
 
 Outcome = tuple[object, ...]
@@ -85,6 +87,8 @@ class Subject:
     ----------
     plugin : DataFlarePlugin, class, callable without arguments, or str
     claims : Claims
+    isolated : bool, optional
+        Whether it runs in child processes; if not given, where it is native.
 
     Raises
     ------
@@ -94,27 +98,19 @@ class Subject:
         It cannot be loaded.
     """
 
-    def __init__(self, plugin: object, claims: Claims) -> None:
+    def __init__(self, plugin: object, claims: Claims, isolated: bool | None = None) -> None:
         self.claims = claims
         self.source = load_attribute(plugin) if isinstance(plugin, str) else plugin
         self.name = repr(plugin) if isinstance(plugin, str) else _written(plugin)
         self.first = self.make()
         # A factory may give the same instance each time.
         self.makes_new = self.source is not self.first and self.make() is not self.first
+        self._working: DataFlarePlugin | None = None
+        self.isolated = self.is_native if isolated is None else isolated
 
     def make(self) -> DataFlarePlugin:
         """A plugin; the same one each time, if there is but one."""
-        if isinstance(self.source, DataFlarePlugin):
-            return self.source
-        if not callable(self.source):
-            raise TypeError(
-                "what is checked must be a plugin, a class or factory of one, or "
-                f"'module:attribute', not {type(self.source).__name__}"
-            )
-        made = self.source()
-        if not isinstance(made, DataFlarePlugin):
-            raise TypeError(f"{self.name} made {type(made).__name__}, not a plugin")
-        return made
+        return new_plugin(self.source)
 
     @property
     def is_native(self) -> bool:
@@ -128,23 +124,43 @@ class Subject:
 
     @contextmanager
     def ready(self, plugin: DataFlarePlugin | None = None) -> Iterator[DataFlarePlugin]:
-        """A plugin that is initialised; cleaned up at the end, and nothing said if that fails."""
+        """A plugin that is initialised.
+
+        If none is given and the plugin is not stateful, it may be one that worked before: to
+        initialise it may take long. It is cleaned up by `rest`. Any other is cleaned up at the end,
+        and nothing said if that fails.
+        """
+        if plugin is None and not self.claims.stateful:
+            if self._working is None:
+                self._working = self._start(self.make())
+            yield self._working
+            return
         plugin = self.make() if plugin is None else plugin
+        if plugin is self._working:
+            self.rest()
+        self._start(plugin)
+        try:
+            yield plugin
+        finally:
+            _stop(plugin)
+
+    def rest(self) -> None:
+        """Clean up what `ready` keeps."""
+        plugin, self._working = self._working, None
+        if plugin is not None:
+            _stop(plugin)
+
+    def _start(self, plugin: DataFlarePlugin) -> DataFlarePlugin:
         set_state(plugin, PluginState.INITIALIZING)
         try:
             plugin.initialize(self.config)
         except Exception as error:
             raise NotReadyError(f"it cannot be initialised: {sentence_of(error)}") from error
         set_state(plugin, PluginState.READY)
-        try:
-            yield plugin
-        finally:
-            with suppress(Exception):
-                plugin.cleanup()
-            set_state(plugin, PluginState.STOPPED)
+        return plugin
 
     def run(self, records: Sequence[PluginRecord]) -> Ran:
-        """What a plugin that was just initialised makes of a batch."""
+        """What the plugin makes of a batch; just initialised, if it is stateful."""
         with self.ready() as plugin:
             return run_all(plugin, self.batch(records))
 
@@ -158,6 +174,12 @@ class Subject:
         `bytes` of one byte exist but once, so a native plugin gets views of other memory.
         """
         return [fresh(record, views=self.is_native) for record in records]
+
+
+def _stop(plugin: DataFlarePlugin) -> None:
+    with suppress(Exception):
+        plugin.cleanup()
+    set_state(plugin, PluginState.STOPPED)
 
 
 def natives(plugin: DataFlarePlugin) -> list[DataFlarePlugin]:
@@ -196,9 +218,7 @@ def run_one(plugin: DataFlarePlugin, record: PluginRecord) -> Outcome:
         raise EscapedError(sentence_of(error)) from error
 
 
-def run_all(
-    plugin: DataFlarePlugin, batch: RecordBatch, pool: MemoryPool | None = None
-) -> Ran:
+def run_all(plugin: DataFlarePlugin, batch: RecordBatch, pool: MemoryPool | None = None) -> Ran:
     """What a plugin makes of a batch.
 
     Raises
@@ -249,19 +269,6 @@ def _outcome(result: PluginResult) -> Outcome:
 def _failure(error: PluginError) -> Outcome:
     # Not the message: it may well say where in the batch the record was.
     return "error", type(error.__cause__ or error).__name__, error.code
-
-
-def small_pool() -> MemoryPool:
-    """A pool that finds misuse."""
-    config = MemoryPoolConfig(
-        max_tiny_buffers=64,
-        max_small_buffers=32,
-        max_medium_buffers=8,
-        max_large_buffers=4,
-        max_huge_buffers=2,
-        cleanup_interval=float("inf"),
-    )
-    return MemoryPool(config, debug=True)
 
 
 def _written(plugin: object) -> str:
