@@ -64,7 +64,7 @@ def starts_and_stops(subject: Subject, records: Sequence[PluginRecord]) -> None:
         try:
             plugin.initialize(_Unreadable(subject.config, reads))
             when = "after initialize"
-        except Exception:
+        except (Exception, SystemExit):
             when = "after an initialize that failed"
         _step(plugin, "cleanup", when=when)
     _step(plugin, "initialize", subject.config, when="after one that failed")

@@ -11,6 +11,7 @@ import ctypes
 import mmap
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 
 from dataflare._backend import MemoryPool, PluginRecord, RecordBatch
 from dataflare.config import MemoryPoolConfig
@@ -29,6 +30,7 @@ __all__ = [
 
 BEHIND, IN_FRONT, MIDDLE = "behind", "in front of", "in the middle"
 _SLACK = 256
+_FRONT = "output was written in front of what was reserved"
 _PROT_NONE = 0
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mprotect.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
@@ -154,13 +156,14 @@ class WatchedPool:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.faults = [fault.partition("; it was taken")[0] for fault in self.pool.violations]
         for buffer in self._first:
-            try:
+            with suppress(PluginMemoryError):  # it is among the violations
                 self.pool.return_buffer(buffer)
-            except PluginMemoryError:
-                self.faults.append("output was written in front of what was reserved")
         self.pool.close()
+        for fault in self.pool.violations:
+            # Nobody but the plugin writes, so behind other buffers it wrote in front of its own.
+            is_behind = " for output of the plugin " in fault
+            self.faults.append(fault.partition("; it was taken")[0] if is_behind else _FRONT)
 
 
 def small_pool() -> MemoryPool:

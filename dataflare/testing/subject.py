@@ -154,7 +154,9 @@ class Subject:
         set_state(plugin, PluginState.INITIALIZING)
         try:
             plugin.initialize(self.config)
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             raise NotReadyError(f"it cannot be initialised: {sentence_of(error)}") from error
         set_state(plugin, PluginState.READY)
         return plugin
@@ -177,7 +179,7 @@ class Subject:
 
 
 def _stop(plugin: DataFlarePlugin) -> None:
-    with suppress(Exception):
+    with suppress(Exception, SystemExit):
         plugin.cleanup()
     set_state(plugin, PluginState.STOPPED)
 

@@ -6,21 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from building import EXAMPLE, build, build_like_the_example, import_from
+from building import EXAMPLE, build, build_like_the_example
 
 import dataflare
 from dataflare.plugins import Chain, Contains, Upper
 
 HERE = Path(__file__).parent
-
-
-@pytest.fixture(scope="module")
-def logfields(tmp_path_factory):
-    """The example package, built."""
-    target = tmp_path_factory.mktemp("logfields")
-    done = build(EXAMPLE, target)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return import_from(target, "logfields")
 
 
 @pytest.fixture(scope="module")

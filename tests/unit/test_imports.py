@@ -18,6 +18,7 @@ ROOMS = [
     {"batching", "service"},
     {"health", "monitor", "streams"},
     {"manager"},
+    {"testing"},
     {"cli"},
 ]
 # The same inside both backends; some modules exist in one of them only.
