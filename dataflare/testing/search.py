@@ -238,6 +238,7 @@ def _smallest(
     if known:
         _, records, finding = min(known, key=lambda each: each[0])
     else:
+        until = time.monotonic() + SHRINKING
         records, finding = _fewest(fails, records, finding, until)
     return _failed(checked, records, finding, options)
 

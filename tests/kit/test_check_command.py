@@ -97,11 +97,11 @@ def test_a_plugin_that_ends_the_process(check):
     found = json.loads(done.stdout)
     assert (found["plugin"], found["passed"]) == ("plug.py:Leaves", False)
     [wrong] = [each for each in found["properties"] if each["status"] == "failed"]
+    assert wrong.pop("records")  # how few there are depends on the time there is
     assert wrong == {
         "name": "process_survives",
         "status": "failed",
         "sentence": "the plugin ended the process by exit(3)",
-        "records": ["PluginRecord(b'a')"],
         "index": None,
         "reproduce": "dataflare check plug.py:Leaves --only process_survives --examples 5",
     }

@@ -290,7 +290,7 @@ def keeps_batches(backend):
     return Plugin
 
 
-@lacks("health_check_answers")
+@lacks("health_check_answers", health_timeout=0.3)
 def hangs_when_asked(backend):
     class Plugin(backend.DataFlarePlugin):
         """Waits for what does not come."""
