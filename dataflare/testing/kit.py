@@ -125,7 +125,7 @@ def examine_plugin(
     names = _names("only", PROPERTIES if only is None else only)
     left_out = _names("skip", skip)
     claims = Claims(
-        config={} if config is None else dict(config),
+        config=config,
         deterministic=deterministic,
         stateful=stateful,
         distributed=distributed,

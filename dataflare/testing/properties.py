@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from dataflare._backend import Chain, PluginRecord
-from dataflare.testing.subject import Ran, Subject, natives
+from dataflare._backend import PluginRecord
+from dataflare.testing.subject import Ran, Subject, members, natives
 
 __all__ = [
     "BrokenError",
@@ -120,8 +120,7 @@ def in_python(subject: Subject) -> str | None:
 
 def mixed(subject: Subject) -> str | None:
     """As `in_python`; and a record whose view is kept in Python stays valid."""
-    members = subject.first.plugins if isinstance(subject.first, Chain) else (subject.first,)
-    if subject.is_native and len(natives(subject.first)) < len(members):
+    if subject.is_native and len(natives(subject.first)) < len(members(subject.first)):
         return "members in Python may keep records"
     return in_python(subject)
 

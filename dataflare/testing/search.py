@@ -126,12 +126,9 @@ def examine(checked: Property, subject: Subject, cases: Cases, options: Options)
         return PropertyResult(checked.name, PropertyStatus.PASSED, checked.sentence)
     if finding.unready:
         return PropertyResult(checked.name, PropertyStatus.NOT_APPLICABLE, finding.sentence)
-    if not checked.with_records:
-        again = f"check_plugin(plugin, only={checked.name!r})"
-        return PropertyResult(
-            checked.name, PropertyStatus.FAILED, finding.sentence, reproduce=again
-        )
     first = batches[place]
+    if not checked.with_records:
+        return _failed(checked, subject, first, finding, options)
     if finding.hung:  # others that hang will do so in less time, too
         return _shorter(checked, subject, first, finding, options)
     if options.isolated and not finding.died:
@@ -153,14 +150,18 @@ def _restored(answer: dict[str, Any]) -> PropertyResult:
 
 
 def _failed(
-    checked: Property, records: Records, finding: Finding, options: Options
+    checked: Property, subject: Subject, records: Records, finding: Finding, options: Options
 ) -> PropertyResult:
     each, text = expressions(records)
-    if text is None:
-        seed = "" if options.seed is None else f", seed={options.seed}"
-        again = f"check_plugin(plugin, only={checked.name!r}, examples={options.examples}{seed})"
-    else:
-        again = f"check_plugin(plugin, {text}, only={checked.name!r}, examples=0)"
+    words = ["plugin"]
+    if checked.with_records and text is not None:
+        words.append(text)
+    words.append(f"only={checked.name!r}")
+    if checked.with_records:
+        words.append(f"examples={options.examples if text is None else 0}")
+        if text is None and options.seed is not None:
+            words.append(f"seed={options.seed}")
+    again = f"check_plugin({', '.join([*words, *subject.claims.written()])})"
     return PropertyResult(
         checked.name, PropertyStatus.FAILED, finding.sentence, each, finding.index, again
     )
@@ -240,7 +241,7 @@ def _smallest(
     else:
         until = time.monotonic() + SHRINKING
         records, finding = _fewest(fails, records, finding, until)
-    return _failed(checked, records, finding, options)
+    return _failed(checked, subject, records, finding, options)
 
 
 def _shorter(
@@ -254,7 +255,7 @@ def _shorter(
         return finding if found is not None and found.hung else None
 
     fewest, _ = _fewest(fails, records, finding, time.monotonic() + SHRINKING)
-    return _failed(checked, fewest, finding, options)
+    return _failed(checked, subject, fewest, finding, options)
 
 
 def _fewest(

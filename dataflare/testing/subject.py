@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, fields
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -22,6 +22,7 @@ from dataflare._backend import (
     run_record,
     set_state,
 )
+from dataflare.batching import BatchAdapter
 from dataflare.errors import PluginError, sentence_of
 from dataflare.loading import load_attribute, new_plugin
 from dataflare.types import PluginState
@@ -35,6 +36,7 @@ __all__ = [
     "Row",
     "Subject",
     "fresh",
+    "members",
     "natives",
     "ran",
     "row",
@@ -58,11 +60,19 @@ class EscapedError(Exception):
 class Claims:
     """What the author says of a plugin; `check_plugin` says what each means."""
 
-    config: Mapping[str, object] = field(default_factory=dict)
+    config: Mapping[str, object] | None = None
     deterministic: bool = True
     stateful: bool = False
     distributed: bool | None = None
     health_timeout: float = 5.0
+
+    def written(self) -> list[str]:
+        """What is not the default, as arguments of `check_plugin`."""
+        return [
+            f"{each.name}={getattr(self, each.name)!r}"
+            for each in fields(self)
+            if getattr(self, each.name) != each.default
+        ]
 
 
 class Ran(NamedTuple):
@@ -120,7 +130,7 @@ class Subject:
     @property
     def config(self) -> Mapping[str, object]:
         """Mapping: What `initialize` gets."""
-        return MappingProxyType(dict(self.claims.config))
+        return MappingProxyType(dict(self.claims.config or {}))
 
     @contextmanager
     def ready(self, plugin: DataFlarePlugin | None = None) -> Iterator[DataFlarePlugin]:
@@ -184,10 +194,16 @@ def _stop(plugin: DataFlarePlugin) -> None:
     set_state(plugin, PluginState.STOPPED)
 
 
+def members(plugin: DataFlarePlugin) -> list[DataFlarePlugin]:
+    """The plugins that a chain or adapter is made of, or the plugin itself."""
+    if isinstance(plugin, Chain):
+        return [inner for member in plugin.plugins for inner in members(member)]
+    return members(plugin.plugin) if isinstance(plugin, BatchAdapter) else [plugin]
+
+
 def natives(plugin: DataFlarePlugin) -> list[DataFlarePlugin]:
-    """The native ones among a plugin and its members."""
-    members = plugin.plugins if isinstance(plugin, Chain) else (plugin,)
-    return [member for member in members if isinstance(member, NativePlugin)]
+    """The native ones among the members of a plugin."""
+    return [member for member in members(plugin) if isinstance(member, NativePlugin)]
 
 
 def fresh(record: PluginRecord, *, views: bool) -> PluginRecord:

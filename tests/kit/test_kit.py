@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import random
 import re
 import subprocess
 import sys
@@ -113,6 +114,20 @@ def test_the_example_passes():
     assert "give its class" in report.results["workers_do_not_matter"].sentence
 
 
+class Dice(dataflare.DataFlarePlugin):
+    """Gives anything."""
+
+    def process(self, record):
+        return dataflare.PluginResult.success(random.randbytes(4))
+
+
+def test_chance_is_found():
+    """A failure that never comes twice the same is reported all the same."""
+    report = examine_plugin(Dice, examples=10)
+    assert failed(report) == {"deterministic"}
+    assert report.failures[0].records
+
+
 class Fields(dataflare.DataFlarePlugin):
     """Cuts at commas; fails where there are three."""
 
@@ -216,6 +231,16 @@ class Greedy(dataflare.DataFlarePlugin):
         return dataflare.PluginResult.success(bytes(record.value) + self.suffix)
 
 
+class Counts(dataflare.DataFlarePlugin):
+    """Numbers what it sees, and goes on where it was."""
+
+    count = 0
+
+    def process(self, record):
+        Counts.count += 1
+        return dataflare.PluginResult.success(b"%d" % Counts.count)
+
+
 def test_a_plugin_that_cannot_start():
     """Is told once, and not by each check."""
     report = examine_plugin(Greedy, examples=5)
@@ -225,6 +250,16 @@ def test_a_plugin_that_cannot_start():
         report.results["deterministic"].sentence == "it cannot be initialised: KeyError: 'suffix'"
     )
     check_plugin(Greedy, config={"suffix": b"!"}, examples=5)
+
+
+def test_the_line_says_what_the_author_said():
+    """Without it the plugin would fail otherwise, or not at all."""
+    claims = {"config": {"suffix": b"!"}, "stateful": True}
+    report = examine_plugin(Counts, [b"a"], only="batch_is_its_records", examples=0, **claims)
+    assert report.failures[0].reproduce == (
+        "check_plugin(plugin, [PluginRecord(b'a')], only='batch_is_its_records', examples=0, "
+        "config={'suffix': b'!'}, stateful=True)"
+    )
 
 
 def test_a_plugin_in_python_can_be_isolated():
