@@ -269,5 +269,5 @@ def test_no_history_loses_or_doubles_a_record(backend) -> None:
     """Whatever fails, is tried again, probed, replaced or switched off."""
     machine = type("Machine", (Recovery,), {"backend": backend})
     run_state_machine_as_test(
-        machine, settings=settings(max_examples=40, stateful_step_count=20, deadline=None)
+        machine, settings=settings(max_examples=150, stateful_step_count=30, deadline=None)
     )
