@@ -23,16 +23,21 @@ settings.load_profile("ci" if os.environ.get("CI") else "default")
 ROOMS = {"cython": "dataflare._compiled.", "python": "dataflare._pure."}
 SWITCHED = {
     "batching": ["BatchAdapter", "BatchPlugin", "as_batch"],
+    "building": ["build", "cache_directory", "import_file"],
+    "catalogue": ["list_plugins"],
     "dead_letters": ["DeadLetter", "DeadLetterSink"],
+    "discovery": ["read_installed"],
     "health": ["HealthReport", "PartHealth", "Probes", "Verdict", "check_pool", "check_workers"],
     "manager": ["PluginManager"],
     "metrics": ["PluginMetrics"],
     "monitor": ["Monitor"],
     "otel": ["instrument"],
+    "places": ["load_place"],
     "prometheus": ["ManagerCollector", "serve_metrics"],
     "recovery": ["CircuitBreaker", "is_retryable", "retry_delay"],
     "report": ["report_of"],
     "service": ["PluginService"],
+    "specs": ["BUILTINS", "find_source"],
     "streams": ["BatchSizer", "run_stream", "taker"],
     "workers": ["Workers", "has_gil"],
 }

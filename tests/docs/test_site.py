@@ -10,7 +10,7 @@ import dataflare
 import dataflare.otel
 import dataflare.plugins
 import dataflare.prometheus
-from dataflare.cli.specs import BUILTINS
+from dataflare.specs import BUILTINS
 
 DOCS = Path(__file__).parents[2] / "docs"
 PACKAGE = Path(dataflare.__file__).parent
