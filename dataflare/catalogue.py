@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from typing import get_type_hints
 
 from dataflare._backend import DataFlarePlugin, NativePlugin
 from dataflare._build_info import VERSION
@@ -94,16 +97,12 @@ def list_plugins() -> Catalogue:
 
 
 def _of_library(builtin: NamedPlugin) -> ListedPlugin:
-    made = builtin.source([], ":".join(builtin.arguments) or None)()
-    assert isinstance(made, DataFlarePlugin)
-    return ListedPlugin(
-        builtin.name,
-        builtin.form,
-        VERSION,
-        made.info().plugin_type,
-        isinstance(made, NativePlugin),
-        description=builtin.description,
-    )
+    listed = ListedPlugin(builtin.name, builtin.form, VERSION, description=builtin.description)
+    try:
+        made = make_plugin(builtin.source([], ":".join(builtin.arguments) or None))
+    except PluginError as error:  # an extra is not installed
+        return replace(listed, problem=str(error))
+    return replace(listed, kind=made.info().plugin_type, native=isinstance(made, NativePlugin))
 
 
 def _of_package(plugin: InstalledPlugin, installed: InstalledPlugins) -> ListedPlugin:
@@ -128,15 +127,24 @@ def _of_package(plugin: InstalledPlugin, installed: InstalledPlugins) -> ListedP
         return replace(listed, problem=sentence_of(error))
 
 
+def _class_made_by(function: Callable[..., object]) -> type | None:
+    """The class of plugins that a function says it returns."""
+    with suppress(Exception):  # a name that only type checkers know, for one
+        found = get_type_hints(function)["return"]
+        if issubclass(found, DataFlarePlugin) and found is not DataFlarePlugin:
+            return found  # type: ignore[no-any-return]
+    return None
+
+
 def _examined(listed: ListedPlugin, source: object) -> ListedPlugin:
     """With what the plugin itself, or the class of it, says."""
     if not isinstance(source, DataFlarePlugin) and callable(source):
         form = named(listed.name, source)
         listed = replace(listed, written=form.form, description=form.description)
-        if isinstance(source, type):
-            if not issubclass(source, DataFlarePlugin):
-                raise PluginConfigurationError(f"{source.__name__} is no class of plugins")
-            listed = replace(listed, native=issubclass(source, NativePlugin))
+        if isinstance(source, type) and not issubclass(source, DataFlarePlugin):
+            raise PluginConfigurationError(f"{source.__name__} is no class of plugins")
+        if kind := source if isinstance(source, type) else _class_made_by(source):
+            listed = replace(listed, native=issubclass(kind, NativePlugin))
         if form.arguments or form.is_open:
             return listed
     made = make_plugin(source)

@@ -28,18 +28,18 @@ class InstalledPlugin:
     Attributes
     ----------
     name : str
-    place : str
-        ``"module:attribute"``.
     package : str
         The distribution, as pip names it.
     version : str
         Of the package.
+    place : str
+        ``"module:attribute"``.
     """
 
     name: str
-    place: str
     package: str
     version: str
+    place: str
 
     @property
     def origin(self) -> str:
@@ -118,9 +118,9 @@ def read_installed() -> InstalledPlugins:
     found = {
         InstalledPlugin(
             entry.name,
-            entry.value.partition("[")[0].strip(),  # without extras
             _field(entry.dist, "Name") or "a package without a name",
             _field(entry.dist, "Version"),
+            entry.value.partition("[")[0].strip(),  # without extras
         )
         for entry in entries
     }

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from dataflare import plugins
-from dataflare._backend import DataFlarePlugin
+from dataflare._backend import DataFlarePlugin, NativePlugin
 from dataflare._later import Later
 from dataflare.errors import PluginConfigurationError, PluginError
 from dataflare.places import load_place
@@ -260,7 +260,7 @@ def _takes_nothing(plugin: object) -> bool:
     """Whether it is a class that gets no arguments, which one on a compiled base does not tell."""
     return isinstance(plugin, type) and not any(
         "__init__" in vars(base)
-        or ("__new__" in vars(base) and not base.__module__.startswith("dataflare."))
+        or ("__new__" in vars(base) and base not in (DataFlarePlugin, NativePlugin))
         for base in plugin.__mro__[:-1]
     )
 
