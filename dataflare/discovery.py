@@ -102,8 +102,14 @@ class InstalledPlugins:
         )
 
 
-def read_installed() -> InstalledPlugins:
+def read_installed(name: str | None = None) -> InstalledPlugins:
     """Read what the packages that are installed say of their plugins.
+
+    Parameters
+    ----------
+    name : str, optional
+        Only of plugins of this name. That takes less time: which package brings a plugin is read
+        for those that are found.
 
     Returns
     -------
@@ -115,6 +121,8 @@ def read_installed() -> InstalledPlugins:
         entries: Iterable[metadata.EntryPoint] = metadata.entry_points(group=GROUP)
     except Exception:  # the list of one package cannot be read, and hides those of all others
         entries = _one_by_one(unreadable)
+    if name is not None:
+        entries = [entry for entry in entries if entry.name == name]
     found = {
         InstalledPlugin(
             entry.name,

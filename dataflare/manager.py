@@ -140,9 +140,11 @@ class PluginManager:
         ----------
         name : str
         plugin : DataFlarePlugin, class, callable without arguments, or str
-            An instance, what makes one, or where it is: ``"module:attribute"``. Of a class or
-            callable there will be as many instances as threads may work on a batch, at most
-            ``max_plugin_instances``; one if they are thread-safe.
+            An instance, what makes one, or how it is written: a name with its arguments
+            (``"contains:ERROR"``), ``"module:attribute"``, ``"file.py:attribute"`` or
+            ``"file.pyx:class"``. Of a class, a callable or a name there will be as many instances
+            as threads may work on a batch, at most ``max_plugin_instances``; one if they are
+            thread-safe.
         config : Mapping, optional
             Given to the plugin's `initialize`.
         fallback : DataFlarePlugin, class, callable or str, optional
@@ -157,6 +159,8 @@ class PluginManager:
             The name is taken.
         IncompatiblePluginError
             The plugin was written for another API version.
+        PluginConfigurationError
+            Nothing can be used that is written so.
         PluginInitializationError
             The plugin could not be made, or its `initialize` raised; nothing is registered.
         TypeError

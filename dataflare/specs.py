@@ -204,7 +204,7 @@ def find_source(spec: str) -> object:
         return BUILTINS[name].source(options, arguments)
     problems: tuple[str, ...] = ()
     if is_name(name):  # a path or a dotted module is none: the packages need not be looked at
-        installed = _discovery.read_installed()
+        installed = _discovery.read_installed(name)
         if found := installed.find(name):
             source = found.load()
             if isinstance(source, DataFlarePlugin) or not callable(source):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 
 from dataflare._backend import DataFlarePlugin
 from dataflare.errors import PluginConfigurationError, PluginError
@@ -21,8 +22,9 @@ def load_plugin(spec: str) -> DataFlarePlugin:
     PluginError
         There is none, or it cannot be made.
     """
-    if (here := os.getcwd()) not in sys.path:
-        sys.path.append(here)
+    with suppress(OSError):  # the directory may be gone
+        if (here := os.getcwd()) not in sys.path:
+            sys.path.append(here)
     try:
         return make_plugin(find_source(spec))
     except (PluginError, TypeError, ValueError) as error:

@@ -177,6 +177,7 @@ def test_nothing_is_imported_before_it_is_used(lines: Site) -> None:
     """Not by the import, nor by plugins of the library; nor is any metadata read."""
     lines.script(
         "import sys, dataflare\n"
+        "assert not {'dataflare.specs', 'dataflare.places'} & sys.modules.keys()\n"
         "with dataflare.PluginManager() as manager:\n"
         "    manager.register_plugin('a', 'contains:a:b', fallback='upper')\n"
         "assert 'importlib.metadata' not in sys.modules\n"
