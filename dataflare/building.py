@@ -25,7 +25,6 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from importlib.util import module_from_spec, spec_from_file_location
@@ -36,6 +35,7 @@ import numpy as np
 
 from dataflare._backend import NativePlugin, backend
 from dataflare._build_info import VERSION
+from dataflare._later import importing
 from dataflare.errors import PluginConfigurationError
 
 __all__ = ["build", "cache_directory", "import_file"]
@@ -45,7 +45,6 @@ _OLDEST_CYTHON = (3, 1)
 _FOR_SETUPTOOLS = re.compile(rb"^\s*#\s*distutils\s*:.*", re.M)
 
 _loaded: dict[Path, ModuleType] = {}
-_loading = threading.Lock()
 
 
 def cache_directory() -> Path:
@@ -89,7 +88,7 @@ def build(path: str | os.PathLike[str]) -> Path:
     -----
     The environment variables ``CC``, ``CFLAGS`` and ``LDFLAGS`` are heeded.
     """
-    shown = os.fspath(path)
+    shown = os.fsdecode(path)
     if backend != "cython":
         NativePlugin()  # of the pure backend, which says what to do
     source = _read(shown)
@@ -126,13 +125,13 @@ def import_file(path: str | os.PathLike[str]) -> ModuleType:
         It cannot be built, or what was built cannot be loaded.
     """
     target = build(path)
-    with _loading:
+    with importing:
         if target not in _loaded:
             try:
                 _loaded[target] = _import(target)
             except (Exception, SystemExit) as error:
                 raise PluginConfigurationError(
-                    f"loading {os.fspath(path)}, which was built as {target}, failed: "
+                    f"loading {os.fsdecode(path)}, which was built as {target}, failed: "
                     f"{type(error).__name__}: {error}"
                 ) from error
         return _loaded[target]

@@ -9,7 +9,7 @@ import sys
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from dataflare._later import Later
+from dataflare._later import Later, importing
 from dataflare.errors import PluginConfigurationError
 
 if TYPE_CHECKING:
@@ -40,7 +40,9 @@ def load_place(place: str) -> object:
     if where.endswith(".pyx"):
         return _attribute(_building.import_file(where), f"the file {where!r}", attribute)
     if where.endswith(".py"):
-        return _attribute(_load_file(where), f"the file {where!r}", attribute)
+        with importing:
+            file = _load_file(where)
+        return _attribute(file, f"the file {where!r}", attribute)
     try:
         module = importlib.import_module(where)
     except (Exception, SystemExit) as error:

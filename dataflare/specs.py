@@ -268,8 +268,7 @@ def _takes_nothing(plugin: object) -> bool:
 def _reader(annotation: object) -> Reader | None:
     """What reads a value so annotated; an annotation may be text, or a union: ``int | None``."""
     written = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
-    first, *others = (part.strip() for part in written.split("|"))
-    return _READERS.get(others[0] if first == "None" and others else first)
+    return _READERS.get(written.partition("|")[0].strip())
 
 
 def _split(text: str | None, count: int) -> list[str] | None:
