@@ -171,5 +171,5 @@ def test_p12(job, benchmark, fifty, tmp_path, quick):
     benchmark.group = f"P12 {job}"
     benchmark.pedantic(start_up, rounds=1 if quick else 25, warmup_rounds=1)
     benchmark.extra_info["rows"] = [
-        ("P12", job, who, median(taken[1:]) * 1e3) for who, taken in seconds.items()
+        ("P12", job, who, min(taken[1:]) * 1e3) for who, taken in seconds.items()
     ]

@@ -257,15 +257,20 @@ def _folder() -> Iterator[Path]:
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Make a folder, and be the only one in it."""
+    descriptor = None
     with _written_to_cache():
-        folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder, os.O_RDONLY)
+        while descriptor is None:
+            folder.mkdir(parents=True, exist_ok=True)
+            with suppress(FileNotFoundError):  # somebody who failed took it away in between
+                descriptor = os.open(folder, os.O_RDONLY)
     try:
         # Some network file systems have no locks: then several build, and the last result stays.
         with suppress(OSError):
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
+        with suppress(OSError):  # there is something in it, unless it failed
+            folder.rmdir()
         os.close(descriptor)
 
 
@@ -298,6 +303,8 @@ def _move(built: Path, target: Path) -> None:
     """Put a file in its place in one step; it is whole, also after the machine lost power."""
     content = built.read_bytes()
     with _written_to_cache():
+        # Whoever had the lock before and failed has taken the folder away.
+        target.parent.mkdir(parents=True, exist_ok=True)
         descriptor, temporary = tempfile.mkstemp(dir=target.parent)
         try:
             with open(descriptor, "wb") as file:

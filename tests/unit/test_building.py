@@ -4,6 +4,7 @@ import errno
 import os
 import re
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -79,6 +80,33 @@ def test_threads_that_start_together_build_once(compiled: list[bytes], source: P
     assert len(set(found)) == len(compiled) == 1
 
 
+def test_a_failure_leaves_the_others_a_chance(
+    compiled: list[bytes], source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who waited for a build that fails builds itself."""
+    compile = building._compile
+    attempts: list[Path] = []
+
+    def fail_first(path: str, source: bytes, name: str, command: object, folder: Path) -> Path:
+        attempts.append(folder)
+        if len(attempts) == 1:
+            time.sleep(0.05)  # the others are waiting then
+            raise PluginConfigurationError("interrupted")
+        return compile(path, source, name, command, folder)
+
+    monkeypatch.setattr(building, "_compile", fail_first)
+    ended: list[object] = []
+
+    def build() -> None:
+        try:
+            ended.append(building.build(source).read_text())
+        except PluginConfigurationError as error:
+            ended.append(str(error))
+
+    run_threads(*[build] * 4)
+    assert sorted(map(str, ended)) == ["interrupted", "source", "source", "source"]
+
+
 def test_a_cache_that_fails_in_the_middle(
     compiled: list[bytes], source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -91,7 +119,7 @@ def test_a_cache_that_fails_in_the_middle(
         patched.setattr(os, "fsync", full)
         with pytest.raises(PluginConfigurationError, match=r"the cache .*No space left"):
             building.build(source)
-    assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+    assert not [*(tmp_path / "cache" / "native").iterdir()]
     assert building.build(source).read_text() == "source"
 
 
