@@ -55,13 +55,23 @@ def cache_directory() -> Path:
     Path
         What the environment variable ``DATAFLARE_CACHE`` says; otherwise ``dataflare`` in the
         user's folder for caches: ``XDG_CACHE_HOME``, ``~/Library/Caches`` on macOS, ``~/.cache``.
+
+    Raises
+    ------
+    PluginConfigurationError
+        There is no home directory, and no variable that helps.
     """
     if chosen := os.environ.get("DATAFLARE_CACHE"):
         return Path(chosen).absolute()
     caches = os.environ.get("XDG_CACHE_HOME", "")
     if not os.path.isabs(caches):  # the specification says to ignore it then
         caches = "~/Library/Caches" if sys.platform == "darwin" else "~/.cache"
-    return Path(os.path.expanduser(caches), "dataflare").absolute()
+        caches = os.path.expanduser(caches)
+        if not os.path.isabs(caches):
+            raise PluginConfigurationError(
+                "nobody knows the home directory, where what is built is kept: set DATAFLARE_CACHE"
+            )
+    return Path(caches, "dataflare")
 
 
 def build(path: str | os.PathLike[str]) -> Path:

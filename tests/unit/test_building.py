@@ -170,5 +170,9 @@ def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setattr(sys, "platform", "darwin")
     assert building.cache_directory() == Path("/home/ada/Library/Caches/dataflare")
+    with monkeypatch.context() as patched:
+        patched.setattr(os.path, "expanduser", lambda path: path)
+        with pytest.raises(PluginConfigurationError, match="set DATAFLARE_CACHE"):
+            building.cache_directory()
     monkeypatch.setenv("DATAFLARE_CACHE", "here")
     assert building.cache_directory() == Path.cwd() / "here"
