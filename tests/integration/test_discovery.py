@@ -161,16 +161,23 @@ class Site:
         return (self.folder / "lines.py.imported").exists()
 
 
-@pytest.fixture
-def site(backend: SimpleNamespace, tmp_path: Path) -> Site:
-    return Site(tmp_path / "site", backend.name)
-
-
-@pytest.fixture
-def lines(site: Site) -> Site:
+def site_with_lines(folder: Path, backend: str) -> Site:
     """With a package of good plugins."""
+    site = Site(folder, backend)
     site.install("Line-Tools", GOOD, "2.0", lines=LINES)
     return site
+
+
+@pytest.fixture
+def lines(tmp_path: Path) -> Site:
+    """For what has nothing to do with the backend."""
+    return site_with_lines(tmp_path / "site", "cython")
+
+
+@pytest.fixture
+def on_each(backend: SimpleNamespace, tmp_path: Path) -> Site:
+    """On both backends."""
+    return site_with_lines(tmp_path / "site", backend.name)
 
 
 def test_nothing_is_imported_before_it_is_used(lines: Site) -> None:
@@ -207,9 +214,9 @@ def test_reading_metadata_imports_nothing(lines: Site) -> None:
     assert not lines.imported()
 
 
-def test_by_name_wherever_a_plugin_is_named(lines: Site) -> None:
+def test_by_name_wherever_a_plugin_is_named(on_each: Site) -> None:
     """Registered, as a fallback, as a replacement; each thread gets an instance of its own."""
-    out = lines.script(
+    out = on_each.script(
         "import dataflare\n"
         "config = dataflare.PluginManagerConfig(\n"
         "    batch_config=dataflare.BatchConfig(parallelism=3))\n"
@@ -236,7 +243,7 @@ def test_by_name_wherever_a_plugin_is_named(lines: Site) -> None:
     ]
 
 
-def test_arguments_are_written_as_those_of_the_library(lines: Site) -> None:
+def test_arguments_are_written_as_those_of_the_library(on_each: Site) -> None:
     """What must be given are arguments, what may be left out options; of the annotated types."""
     expected = {
         "cut:2": "li",
@@ -255,12 +262,12 @@ def test_arguments_are_written_as_those_of_the_library(lines: Site) -> None:
         "cut,twice=1:2": "twice cannot be '1': neither true nor false",
         "named:": "named: there is no name",
     }
-    assert dict(zip(expected, lines.each(*expected), strict=True)) == expected
+    assert dict(zip(expected, on_each.each(*expected), strict=True)) == expected
 
 
-def test_the_list(lines: Site) -> None:
+def test_the_list(on_each: Site) -> None:
     """Name, version, kind, origin, native or not, as JSON and for people."""
-    listed = lines.listed()
+    listed = on_each.listed()
     assert listed.pop("problems") == []
     assert {name: (plugin["kind"], plugin["version"]) for name, plugin in listed.items()} == {
         "shout": ("transformer", "2.0"),
@@ -272,10 +279,10 @@ def test_the_list(lines: Site) -> None:
     }
     assert listed["cut"]["native"] is False
     assert listed["named"]["native"] is None
-    assert listed["has"]["native"] is (lines.environment["DATAFLARE_PURE_PYTHON"] == "0")
+    assert listed["has"]["native"] is (on_each.environment["DATAFLARE_PURE_PYTHON"] == "0")
     assert {plugin["package"] for plugin in listed.values()} == {"Line-Tools"}
     assert all(plugin["problem"] is None for plugin in listed.values())
-    done = lines.cli("plugins")
+    done = on_each.cli("plugins")
     assert done.stderr == "lines is imported\n"
     shown = done.stdout
     assert (
