@@ -8,6 +8,7 @@ import os
 from typing import TYPE_CHECKING
 
 from dataflare._build_info import COMPILED
+from dataflare._later import Later
 
 __all__ = [
     "BatchResult",
@@ -31,6 +32,7 @@ __all__ = [
     "Replace",
     "StartsWith",
     "Upper",
+    "arrow",
     "backend",
     "filter_plugin",
     "is_inside",
@@ -45,6 +47,11 @@ __all__ = [
 
 backend = "cython" if COMPILED and os.environ.get("DATAFLARE_PURE_PYTHON") != "1" else "python"
 """``"cython"`` or ``"python"``: what runs."""
+
+if TYPE_CHECKING:
+    from dataflare._compiled import arrow
+else:
+    arrow = Later(f"dataflare._{'compiled' if backend == 'cython' else 'pure'}.arrow")
 
 if TYPE_CHECKING or backend == "cython":
     try:

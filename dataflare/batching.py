@@ -21,7 +21,22 @@ from dataflare.errors import PluginConfigurationError
 from dataflare.tuner import next_batch_size
 from dataflare.types import PluginInfo
 
-__all__ = ["BatchAdapter", "BatchPlugin", "as_batch"]
+__all__ = ["BatchAdapter", "BatchPlugin", "as_batch", "is_arrow"]
+
+
+def is_arrow(records: object) -> bool:
+    """Whether something offers its records as Arrow data.
+
+    Parameters
+    ----------
+    records : object
+
+    Returns
+    -------
+    bool
+    """
+    kind = type(records)
+    return hasattr(kind, "__arrow_c_array__") or hasattr(kind, "__arrow_c_stream__")
 
 
 def as_batch(records: object) -> RecordBatch:
@@ -29,7 +44,8 @@ def as_batch(records: object) -> RecordBatch:
 
     Parameters
     ----------
-    records : RecordBatch, numpy.ndarray, or iterable of PluginRecord, bytes, str or bytes-like
+    records : RecordBatch, Arrow data, numpy.ndarray, or iterable of PluginRecord, bytes, str or \
+            bytes-like
 
     Returns
     -------
@@ -37,8 +53,12 @@ def as_batch(records: object) -> RecordBatch:
     """
     if isinstance(records, RecordBatch):
         return records
+    if isinstance(records, BatchResult):
+        return records.output
     if isinstance(records, np.ndarray):
         return RecordBatch.from_values(records)
+    if is_arrow(records):
+        return RecordBatch.from_arrow(records)
     if isinstance(records, Iterable) and not isinstance(
         records, str | bytes | bytearray | memoryview | Mapping
     ):

@@ -34,7 +34,7 @@ from dataflare._backend import (
     set_state,
 )
 from dataflare._later import Later
-from dataflare.batching import as_batch
+from dataflare.batching import as_batch, is_arrow
 from dataflare.config import PluginManagerConfig
 from dataflare.errors import (
     DuplicatePluginError,
@@ -364,7 +364,10 @@ class PluginManager:
         Parameters
         ----------
         name : str
-        records : RecordBatch, numpy.ndarray, or iterable of PluginRecord, bytes, str or bytes-like
+        records : RecordBatch, Arrow data, numpy.ndarray, or iterable of PluginRecord, bytes, str \
+                or bytes-like
+            Of an Arrow table the only column, or the one named ``value``; `RecordBatch.from_arrow`
+            takes any. Of a BatchResult, what goes on.
 
         Returns
         -------
@@ -375,7 +378,8 @@ class PluginManager:
         PluginError
             The plugin is unknown or disabled.
         TypeError
-            `records` is nothing that can be a batch; see `RecordBatch.from_values`.
+            `records` is nothing that can be a batch; see `RecordBatch.from_values` and
+            `RecordBatch.from_arrow`.
         ValueError
             A value or a number cannot be expressed.
         """
@@ -404,8 +408,10 @@ class PluginManager:
         Parameters
         ----------
         name : str
-        records : RecordBatch, or iterable of PluginRecord, or of bytes, str or bytes-like
-            May be without end; no more than a batch is held at a time.
+        records : RecordBatch, Arrow data, or iterable of PluginRecord, or of bytes, str or \
+                bytes-like
+            May be without end; no more than a batch is held at a time, of an Arrow stream no more
+            than the chunks that the batch lies in.
 
         Returns
         -------
@@ -419,8 +425,8 @@ class PluginManager:
             `records` is no iterable of records.
         """
         self._service(name)
-        if isinstance(records, str | bytes | bytearray | memoryview | Mapping) or not isinstance(
-            records, Iterable
+        if isinstance(records, str | bytes | bytearray | memoryview | Mapping) or not (
+            isinstance(records, Iterable) or is_arrow(records)
         ):
             raise TypeError(f"records must be an iterable of records, not {type(records).__name__}")
         config = self.config.batch_config

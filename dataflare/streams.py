@@ -8,8 +8,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
-from dataflare._backend import BatchResult, DataFlarePlugin, PluginRecord, RecordBatch
-from dataflare.batching import BatchPlugin, as_batch
+from dataflare._backend import (
+    BatchResult,
+    DataFlarePlugin,
+    PluginRecord,
+    RecordBatch,
+    arrow,
+)
+from dataflare.batching import BatchPlugin, as_batch, is_arrow
 from dataflare.config import BatchConfig
 from dataflare.errors import PluginError
 from dataflare.tuner import TunerState, tune
@@ -32,7 +38,7 @@ def run_stream(
     Parameters
     ----------
     name : str
-    records : RecordBatch, or iterable of PluginRecord, or of bytes, str or bytes-like
+    records : RecordBatch, Arrow data, or iterable of PluginRecord, bytes, str or bytes-like
     config : BatchConfig
     process : callable
         What runs the plugin of a name on a batch.
@@ -180,7 +186,7 @@ def taker(records: Iterable[object]) -> Callable[[int, int | None], RecordBatch]
 
     Parameters
     ----------
-    records : RecordBatch, or iterable of PluginRecord, or of bytes, str or bytes-like
+    records : RecordBatch, Arrow data, or iterable of PluginRecord, bytes, str or bytes-like
 
     Returns
     -------
@@ -190,7 +196,13 @@ def taker(records: Iterable[object]) -> Callable[[int, int | None], RecordBatch]
         iterator no more is taken than the batch holds and, where its bytes ended it, the one record
         that comes next.
     """
-    return _cut_of(records) if isinstance(records, RecordBatch) else _taken_of(records)
+    if isinstance(records, BatchResult):
+        records = records.output
+    if isinstance(records, RecordBatch):
+        return _cut_of(records)
+    if is_arrow(records):
+        return _recut_of(arrow.import_stream(records))
+    return _taken_of(records)
 
 
 def _cut_of(records: RecordBatch) -> Callable[[int, int | None], RecordBatch]:
@@ -203,6 +215,40 @@ def _cut_of(records: RecordBatch) -> Callable[[int, int | None], RecordBatch]:
         batch = records[position : position + size]
         position += len(batch)
         return batch
+
+    return take
+
+
+def _recut_of(chunks: Iterator[RecordBatch]) -> Callable[[int, int | None], RecordBatch]:
+    chunk = RecordBatch.from_values(())
+    position = 0
+
+    def take(size: int, max_bytes: int | None) -> RecordBatch:
+        nonlocal chunk, position
+        parts: list[RecordBatch] = []
+        while size > 0:
+            if position == len(chunk):
+                position = 0
+                following = next(chunks, None)
+                if following is None:
+                    chunk = chunk[:0]  # which keeps what the columns are, and no more
+                    break
+                chunk = following
+                continue
+            count = min(size, len(chunk) - position)
+            if max_bytes is not None:
+                if parts and chunk[position : position + 1].nbytes > max_bytes:
+                    break
+                count = _fitting(chunk, position, count, max_bytes)
+            part = chunk[position : position + count]
+            parts.append(part)
+            position += count
+            size -= count
+            if max_bytes is not None:
+                max_bytes -= part.nbytes
+                if position < len(chunk):
+                    break  # by the bytes, or by the number of records
+        return arrow.join_batches(parts) if parts else chunk[:0]
 
     return take
 

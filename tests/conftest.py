@@ -44,6 +44,7 @@ SWITCHED = {
 SHARED = (
     "_compiled",
     "_pure",
+    "_arrow",
     "_build_info",
     "_idle",
     "_later",
@@ -61,8 +62,10 @@ def load_backend(name: str) -> SimpleNamespace:
     assert switch.backend == name
     found = {attribute: getattr(switch, attribute) for attribute in switch.__all__}
     del found["backend"]
+    found["arrow"] = found["arrow"].load()
     for attribute, value in found.items():
-        assert value.__module__.startswith(ROOMS[name]), f"{attribute} is of {value.__module__}"
+        home = value.__name__ if isinstance(value, ModuleType) else value.__module__
+        assert home.startswith(ROOMS[name]), f"{attribute} is of {home}"
     for module, names in SWITCHED.items():
         found |= {
             attribute: getattr(modules[f"dataflare.{module}"], attribute) for attribute in names

@@ -32,11 +32,18 @@ from dataflare._compiled.kernels cimport (
 )
 from dataflare._compiled.record cimport view_of
 
+from dataflare._later import Later
+
 cdef extern from "Python.h":
     const char *PyUnicode_AsUTF8AndSize(object text, Py_ssize_t *size) except NULL
     int PyBytes_CheckExact(PyObject *item) nogil
     Py_ssize_t PyNumber_AsSsize_t(object number, object error) except? -1
     const Py_ssize_t PY_SSIZE_T_MAX
+
+arrow = Later("dataflare._compiled.arrow")
+
+cdef char[1] no_value = [0]
+NO_VALUE = no_value
 
 cdef Py_ssize_t SHOWN_VALUES = 3
 cdef Py_ssize_t SHOWN_BYTES = 60
@@ -133,12 +140,14 @@ cdef RecordBatch from_objects(tuple objects, MemoryPool pool):
 cdef class RecordBatch:
     """An immutable sequence of records, stored as columns of views on memory that others own.
 
-    Make one with `from_values`, `from_records` or `from_lines`. ``batch[i]`` is a `PluginRecord`
+    Make one with `from_values`, `from_records`, `from_lines` or `from_arrow`. ``batch[i]`` is a `PluginRecord`
     whose value is `bytes`; ``batch[a:b]`` is a batch that shares all memory with this one.
     """
 
     def __init__(self):
-        raise TypeError("make a batch with RecordBatch.from_values, from_records or from_lines")
+        raise TypeError(
+            "make a batch with RecordBatch.from_values, from_records, from_lines or from_arrow"
+        )
 
     @staticmethod
     def from_values(values, keys=None, *, timestamps=None, partitions=None, offsets=None,
@@ -291,6 +300,84 @@ cdef class RecordBatch:
                 length - 1)
         return batch
 
+    @staticmethod
+    def from_arrow(data, *, value=None, key=None, timestamp=None, partition=None, offset=None,
+                   metadata=None):
+        """Records from Arrow data of any library; values and keys are not copied.
+
+        Parameters
+        ----------
+        data : object with ``__arrow_c_array__`` or ``__arrow_c_stream__``
+            An array of values, or a table or struct with a column of them; in chunks, too. Values
+            are binary or strings, with offsets of 32 or 64 bits or as views, binary of a fixed
+            size, or any of these in a dictionary.
+        value : str, optional
+            The name of the column of values; if not given, the only column, or the one named
+            ``value``.
+        key : str, optional
+            The name of a column of the same types; null: the record has no key.
+        timestamp : str, optional
+            Of a column of timestamps of any unit, or of integers: nanoseconds.
+        partition, offset : str, optional
+            Of columns of integers.
+        metadata : str, optional
+            Of a column of maps, or of structs, from strings to strings or binary.
+
+        Returns
+        -------
+        RecordBatch
+            It owns the Arrow data, which is released when nothing refers to it any more.
+
+        Raises
+        ------
+        TypeError
+            `data` is no Arrow data, or a column has another type.
+        ValueError
+            There is no such column, a number does not fit, or the data is malformed.
+        OSError
+            A stream failed.
+
+        Notes
+        -----
+        A null value makes a record without a value: `nulls` tells which, `PluginRecord.value` is
+        empty, and no plugin sees it: it is skipped. A null number is 0.
+        """
+        return arrow.import_batch(data, (value, key, timestamp, partition, offset, metadata))
+
+    def to_arrow(self, columns=("value",), *, type=None):
+        """Some columns as a table for any library that reads Arrow data.
+
+        Parameters
+        ----------
+        columns : sequence of str
+            Of ``value``, ``key``, ``timestamp``, ``partition``, ``offset`` and ``metadata``. The
+            values have the name of the column that they came from.
+        type : str, optional
+            Of values: ``binary``, ``string``, ``large_binary``, ``large_string``, ``binary_view``
+            or ``string_view``. If not given, ``string`` if they came as strings, else ``binary``.
+            Keys are of the same kind, as strings if they came as strings.
+
+        Returns
+        -------
+        Export
+            Has ``__arrow_c_schema__``, ``__arrow_c_array__`` and ``__arrow_c_stream__``.
+
+        Raises
+        ------
+        ValueError
+            There is no such column or type.
+        """
+        return arrow.Export(self, None, False, columns, type)
+
+    def __arrow_c_schema__(self):
+        return self.to_arrow().__arrow_c_schema__()
+
+    def __arrow_c_array__(self, requested_schema=None):
+        return self.to_arrow().__arrow_c_array__(requested_schema)
+
+    def __arrow_c_stream__(self, requested_schema=None):
+        return self.to_arrow().__arrow_c_stream__(requested_schema)
+
     index = Sequence.index
     count = Sequence.count
 
@@ -332,6 +419,7 @@ cdef class RecordBatch:
         return _batch, (
             self.to_pylist(), self.keys, self.timestamps, self.partitions, self.offsets,
             self.metadata and [None if m is None else dict(m) for m in self.metadata],
+            self.nulls, self.text, self.key_text, self.name,
         )
 
     def take(self, indices):
@@ -402,6 +490,16 @@ cdef class RecordBatch:
         return lines
 
     @property
+    def nulls(self):
+        """numpy.ndarray of bool, shape (n,), or None: Which records have no value; None: all do."""
+        cdef Py_ssize_t i
+        if not self.count_nulls():
+            return None
+        return np.array(
+            [self.columns.values[i].data == NO_VALUE for i in range(self.columns.length)], bool
+        )
+
+    @property
     def nbytes(self):
         """int: The sum of the sizes of the values."""
         return self.size_in_bytes()
@@ -445,6 +543,13 @@ cdef class RecordBatch:
         if size == 0:
             return np.frombuffer(b"", dtype)
         return np.frombuffer(Piece.over(self, <const char *>column, size), dtype)
+
+    cdef Py_ssize_t count_nulls(self) noexcept:
+        cdef Py_ssize_t i, count = 0
+        if self.nullable:
+            for i in range(self.columns.length):
+                count += self.columns.values[i].data == NO_VALUE
+        return count
 
     cdef Py_ssize_t size_in_bytes(self) noexcept:
         if self.total < 0:
@@ -502,6 +607,10 @@ cdef class RecordBatch:
         if self.metadata_column is not None:
             part.metadata_column = self.metadata_column[start:stop]
         part.total = self.total if columns.length == self.columns.length else -1
+        part.nullable = self.nullable
+        part.text = self.text
+        part.key_text = self.key_text
+        part.name = self.name
         return part
 
     cdef bint has_more_columns(self) noexcept:
@@ -524,8 +633,12 @@ cdef class RecordBatch:
         cdef df_view *keys
         cdef int64_t *numbers
         cdef int32_t *partitions
+        self.name = source.name
+        if source.text != BINARY:
+            self.text = UNCHECKED
         if not source.has_more_columns():
             return self
+        self.key_text = source.key_text
         if chosen is NULL:
             columns.keys = given.keys
             columns.timestamps = given.timestamps
@@ -755,13 +868,35 @@ cdef RecordBatch pick(RecordBatch source, object indices):
     cdef RecordBatch batch = from_columns(values, length, (arena, *source.owners))
     if source.objects is not None:
         batch.objects = tuple([source.objects[source.shift + chosen[i]] for i in range(length)])
-    return batch.carry(source, chosen)
+    batch.carry(source, chosen)
+    batch.nullable = source.nullable
+    batch.text = source.text
+    return batch
 
 
-def _batch(values, keys, timestamps, partitions, offsets, metadata):
+def _batch(values, keys, timestamps, partitions, offsets, metadata, nulls=None, text=BINARY,
+           key_text=False, name=None):
     """Rebuild a pickled batch."""
-    return RecordBatch.from_values(values, keys, timestamps=timestamps, partitions=partitions,
-                                   offsets=offsets, metadata=metadata)
+    cdef RecordBatch batch = RecordBatch.from_values(
+        values, keys, timestamps=timestamps, partitions=partitions, offsets=offsets,
+        metadata=metadata,
+    )
+    if nulls is not None:
+        for i in np.flatnonzero(nulls):
+            set_null(batch, i)
+    batch.text = text
+    batch.key_text = key_text
+    batch.name = name
+    return batch
+
+
+cdef int set_null(RecordBatch batch, Py_ssize_t index) except -1:
+    """Take the value of a record away; only of a batch that nobody else has seen yet."""
+    cdef df_view *value = <df_view *>&batch.columns.values[index]
+    value.data = NO_VALUE
+    value.size = 0
+    batch.nullable = True
+    return 0
 
 
 Sequence.register(RecordBatch)

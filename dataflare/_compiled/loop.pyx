@@ -11,7 +11,7 @@ from libc.stdint cimport int64_t, uint8_t
 from libc.string cimport memset
 
 from dataflare._compiled.arena cimport Arena
-from dataflare._compiled.batch cimport RecordBatch, from_columns, new_views
+from dataflare._compiled.batch cimport NO_VALUE, RecordBatch, from_columns, new_views
 from dataflare._compiled.chain cimport Chain
 from dataflare._compiled.clock cimport Pace, begin_pace, is_late, nanoseconds, next_lap
 from dataflare._compiled.output cimport Output, leave_undecided, plugin_name
@@ -96,6 +96,8 @@ cdef PluginResult run_one(object plugin, PluginRecord record, MemoryPool guarded
 
 
 cdef BatchResult run(object plugin, RecordBatch batch, MemoryPool pool, int64_t deadline):
+    if batch.nullable and batch.count_nulls():
+        return run_beside_nulls(plugin, batch, pool, deadline)
     if isinstance(plugin, NativePluginABI1):
         return run_native(plugin, batch, pool, deadline)
     if type(plugin) is MapPlugin:
@@ -107,6 +109,38 @@ cdef BatchResult run(object plugin, RecordBatch batch, MemoryPool pool, int64_t 
     if hasattr(plugin, "process_batch"):
         return run_whole(plugin, batch)
     return run_python(plugin, batch, pool, deadline)
+
+
+cdef BatchResult run_beside_nulls(object plugin, RecordBatch batch, MemoryPool pool,
+                                  int64_t deadline):
+    """Records without a value go past the plugin: they are skipped."""
+    cdef Py_ssize_t i, made = 0, place = 0, at = 0, length = batch.columns.length
+    cdef Arena arena = Arena(pool)
+    cdef uint8_t *status = <uint8_t *>arena.allocate(length)
+    cdef df_view *values = new_views(arena, length)
+    cdef list origin = [i for i in range(length) if batch.columns.values[i].data != NO_VALUE]
+    cdef BatchResult part = run(plugin, batch.take(origin), pool, deadline)
+    cdef list given = None if part.given is None else []
+    cdef list errors = [(origin[index], error) for index, error in part.errors]
+    for i in range(length):
+        if batch.columns.values[i].data == NO_VALUE:
+            status[i] = DF_SKIP
+            values[made] = batch.columns.values[i]
+            made += 1
+            if given is not None:
+                given.append(None)
+            continue
+        status[i] = part.statuses[at]
+        at += 1
+        if status[i] == DF_SUCCESS or status[i] == DF_SKIP:
+            values[made] = part.output.columns.values[place]
+            made += 1
+            if given is not None:
+                given.append(part.given[place])
+            place += 1
+    cdef RecordBatch output = from_columns(values, made, (arena, part.output))
+    output.nullable = True
+    return finish_result(batch, status, arena, output, errors, given, pool)
 
 
 cdef object too_late(object plugin):

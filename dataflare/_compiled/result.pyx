@@ -9,10 +9,15 @@ from operator import itemgetter
 
 import numpy as np
 
-from dataflare._compiled.batch cimport Piece, from_columns, from_objects, new_views
+from dataflare._compiled.batch cimport (
+    NO_VALUE, Piece, from_columns, from_objects, new_views, set_null
+)
 from dataflare._compiled.types cimport DF_ERROR, DF_FILTERED, DF_SKIP, DF_SUCCESS, df_view
 
+from dataflare._later import Later
 from dataflare.errors import PluginError, PluginProcessingError, drop_frames, sentence_of
+
+arrow = Later("dataflare._compiled.arrow")
 
 
 cdef extern from "Python.h":
@@ -170,6 +175,7 @@ cdef class BatchResult:
             start += part.total
             made += part.output.columns.length
         cdef RecordBatch output = from_columns(values, made, (arena, parts))
+        output.nullable = batch.nullable
         return finish_result(batch, status, arena, output, errors, given, pool)
 
     @staticmethod
@@ -218,7 +224,43 @@ cdef class BatchResult:
                 if noted:
                     given.append(None if source.given is None else source.given[place])
         cdef RecordBatch output = from_columns(values, made, (arena, first.output, second.output))
+        output.nullable = batch.nullable
         return finish_result(batch, status, arena, output, errors, given, pool)
+
+    def to_arrow(self, columns=("value",), *, type=None, every=False):
+        """What goes on, or what became of every record, as a table for any library that reads Arrow.
+
+        Parameters
+        ----------
+        columns : sequence of str
+            Those of `RecordBatch.to_arrow`; ``index``: the position of the record in the input;
+            ``status``: ``success``, ``filtered``, ``skip`` or ``error``; ``error``: its message.
+        type : str, optional
+            As of `RecordBatch.to_arrow`.
+        every : bool
+            A row for every record that came in, so that the table fits beside the input's; of one
+            that does not go on only index, status and error are there, the rest is null.
+
+        Returns
+        -------
+        Export
+            Has ``__arrow_c_schema__``, ``__arrow_c_array__`` and ``__arrow_c_stream__``.
+
+        Raises
+        ------
+        ValueError
+            There is no such column or type.
+        """
+        return arrow.Export(self.output, self, every, columns, type)
+
+    def __arrow_c_schema__(self):
+        return self.to_arrow().__arrow_c_schema__()
+
+    def __arrow_c_array__(self, requested_schema=None):
+        return self.to_arrow().__arrow_c_array__(requested_schema)
+
+    def __arrow_c_stream__(self, requested_schema=None):
+        return self.to_arrow().__arrow_c_stream__(requested_schema)
 
     @property
     def results(self):
@@ -406,9 +448,21 @@ cdef class Gathering:
     cdef BatchResult finish(self):
         """The result; every record must have been decided."""
         cdef RecordBatch output = from_objects(tuple(self.objects), self.pool)
+        if self.batch.nullable:
+            keep_nulls(self.batch, self.status, output)
         return finish_result(
             self.batch, self.status, self.arena, output, self.errors, self.given, self.pool
         )
+
+
+cdef int keep_nulls(RecordBatch batch, const uint8_t *status, RecordBatch output) except -1:
+    """A record without a value that was skipped has none afterwards."""
+    cdef Py_ssize_t i, place = 0
+    for i in range(batch.columns.length):
+        if status[i] == DF_SKIP and batch.columns.values[i].data == NO_VALUE:
+            set_null(output, place)
+        place += status[i] == DF_SUCCESS or status[i] == DF_SKIP
+    return 0
 
 
 cdef BatchResult finish_result(

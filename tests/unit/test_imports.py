@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[2] / "dataflare"
 # A module may import from the lines above its own, and from no other.
 ROOMS = [
     {"_build_info", "errors", "config", "types", "units"},
-    {"_idle", "_later", "_ledger"},
+    {"_arrow", "_idle", "_later", "_ledger"},
     {"_compiled", "_pure"},
     {"_backend"},
     {"building", "files", "metrics", "plugins", "recovery", "tuner", "workers"},
@@ -39,6 +39,7 @@ BACKEND_ROOMS = [
     {"arena"},
     {"batch"},
     {"result"},
+    {"arrow"},
     {"output"},
     {"plugin"},
     {"chain"},
