@@ -367,20 +367,23 @@ static ptrdiff_t dfa_fill(char *views, const df_view *values, ptrdiff_t start, p
     return count;
 }
 
-/* Where values begin that lie one directly behind the other, or NULL if they do not. */
-static const char *dfa_adjacent(const df_view *values, ptrdiff_t count) {
-    const char *first = NULL, *next = NULL;
-    for (ptrdiff_t i = 0; i < count; i++) {
+/* How many values from the first on lie one directly behind the other, and where they begin; empty
+ * ones may lie anywhere. */
+static ptrdiff_t dfa_adjacent(const df_view *values, ptrdiff_t count, const char **begin) {
+    const char *next = NULL;
+    ptrdiff_t i = 0;
+    *begin = NULL;
+    for (; i < count; i++) {
         if (values[i].size > 0) {
-            if (first == NULL) {
-                first = values[i].data;
+            if (*begin == NULL) {
+                *begin = values[i].data;
             } else if (values[i].data != next) {
-                return NULL;
+                break;
             }
             next = values[i].data + values[i].size;
         }
     }
-    return first;
+    return i;
 }
 
 /* Arrow's offsets, count + 1 of 4 or of 8 bytes; who calls knows that the sum fits. */

@@ -9,8 +9,8 @@ a. **In.** The array is moved out of its capsule into a `Held`, which is an owne
 b. **Views.** A batch is columns of views, so offsets become views, and no value is copied. Element
    i of a child stands at ``parent.offset + child.offset + i``: a sliced struct array has its offset
    in the parent, a sliced record batch in the children.
-c. **Nothing is believed** that can be checked: counts, NULL buffers, offsets that descend, views and
-   indices that lead elsewhere. How long a buffer of a producer is, its struct does not say.
+c. **Nothing is believed** that can be checked: counts, NULL buffers, offsets that descend, views
+   and indices that lead elsewhere. How long a buffer of a producer is, its struct does not say.
 d. **Out.** Every `ArrowArray`, child or not, has a reference to its `Memory` as private data: what
    its buffers and children are kept in, and the batch that they lead to. So a consumer may move a
    child away and release the parent. Release may be called in any thread, with or without the GIL:
@@ -30,12 +30,11 @@ from cpython.pycapsule cimport (
     PyCapsule_New
 )
 from cpython.ref cimport Py_DECREF, Py_INCREF
-from libc.errno cimport EINVAL, EIO, ENOMEM
+from libc.errno cimport EINVAL, ENOMEM
 from libc.stdint cimport INT32_MAX, int32_t, int64_t, uint8_t
 from libc.stdlib cimport qsort, strtoll
-from libc.string cimport memcpy, memset, strcmp, strlen, strncmp
+from libc.string cimport memcpy, memset, strcmp, strncmp
 
-from operator import itemgetter
 from os import strerror
 from types import MappingProxyType
 
@@ -43,9 +42,9 @@ from dataflare._compiled.arena cimport Arena
 from dataflare._compiled.batch cimport (
     BINARY, NO_VALUE, TEXT, UNCHECKED, RecordBatch, from_columns, new_views
 )
-from dataflare._compiled.kernels cimport dfk_join, dfk_total
+from dataflare._compiled.kernels cimport dfk_join
 from dataflare._compiled.result cimport BatchResult
-from dataflare._compiled.types cimport DF_ERROR, DF_SKIP, DF_SUCCESS, df_batch, df_view
+from dataflare._compiled.types cimport DF_SKIP, DF_SUCCESS, df_batch, df_view
 
 from dataflare._arrow import (
     RECORD_COLUMNS, RESULT_COLUMNS, STATUSES, TYPES, check_columns, check_type, choose,
@@ -61,6 +60,9 @@ cdef const char *SCHEMA_NAME = b"arrow_schema"
 cdef const char *ARRAY_NAME = b"arrow_array"
 cdef const char *STREAM_NAME = b"arrow_array_stream"
 
+# As many rows at least make a chunk of their own in a stream.
+cdef Py_ssize_t LEAST_CHUNK = 4096
+
 # The most bytes of values in an array whose offsets have 32 bits, and in a buffer of views.
 cdef int64_t most_bytes = INT32_MAX
 
@@ -75,7 +77,7 @@ cdef struct Kind:
 
 
 def limit_bytes(int64_t limit):
-    """Set how many bytes an array with offsets of 32 bits may have, for tests; returns the old limit."""
+    """Set how many bytes an array with offsets of 32 bits may have, for tests; the old limit."""
     global most_bytes
     before = most_bytes
     most_bytes = limit
@@ -1028,8 +1030,9 @@ cdef class Export:
     cdef tuple columns
     cdef list names                      # by column
     cdef str type                        # of the values, or None
-    cdef Segments segments               # made when a view is first written
-    cdef tuple statuses                  # of the result, when they are asked for
+    cdef Memory scratch                  # of columns by row
+    cdef const df_view *values           # by row, made when first asked for, or NULL
+    cdef const df_view *keys
 
     def __cinit__(self, RecordBatch batch, BatchResult result, bint every, columns, type):
         self.batch = batch
@@ -1038,6 +1041,7 @@ cdef class Export:
         self.columns = check_columns(columns, RECORD_COLUMNS if result is None else RESULT_COLUMNS)
         check_type(type)
         self.type = type
+        self.scratch = Memory()
         self.names = export_names(self.columns, batch.name)
 
     def __len__(self):
@@ -1052,7 +1056,7 @@ cdef class Export:
     def __arrow_c_array__(self, requested_schema=None):
         cdef list formats = self.formats(requested_schema)
         cdef Py_ssize_t length = len(self)
-        if self.fitting(formats, 0) < length:
+        if self.fitting(formats, 0, length) < length:
             raise ValueError(
                 f"more than {most_bytes} bytes do not fit in one array with offsets of 32 bits: "
                 f"ask for a stream, or for a type that is large"
@@ -1147,22 +1151,25 @@ cdef class Export:
                 set_schema(child.children[0].children[1], b"u", b"value", True, 0)
         return 0
 
-    cdef const df_view *views_of(self, str column, Memory memory) except? NULL:
-        """A column of views, by row; the memory owns it."""
-        cdef Py_ssize_t i, place = 0, length = len(self)
-        cdef const df_view *source
-        cdef const char *mark = NULL
-        cdef df_view *views
+    cdef const df_view *views_of(self, str column) except? NULL:
+        """A column of views, by row: the batch's own, or one in `scratch`."""
         if column == "value":
-            source = self.batch.columns.values
-            mark = NO_VALUE
-        else:
-            source = self.batch.columns.keys
-            if source is NULL:
-                return <const df_view *>zeros(memory.arena, length, sizeof(df_view))
+            if self.values is NULL:
+                self.values = self.by_row(self.batch.columns.values, NO_VALUE)
+            return self.values
+        if self.keys is NULL:
+            if self.batch.columns.keys is NULL:
+                self.keys = <df_view *>zeros(self.scratch.arena, len(self), sizeof(df_view))
+            else:
+                self.keys = self.by_row(self.batch.columns.keys, NULL)
+        return self.keys
+
+    cdef const df_view *by_row(self, const df_view *source, const char *mark) except? NULL:
+        cdef Py_ssize_t i, place = 0, length = len(self)
+        cdef df_view *views
         if not self.every:
             return source
-        views = new_views(memory.arena, length)
+        views = new_views(self.scratch.arena, length)
         for i in range(length):
             views[i].data = mark
             views[i].size = 0
@@ -1171,15 +1178,26 @@ cdef class Export:
                 place += 1
         return views
 
-    cdef Py_ssize_t fitting(self, list formats, Py_ssize_t start) except -1:
-        """How many rows from `start` on fit in one array."""
-        cdef Memory memory = Memory()
-        cdef Py_ssize_t length = len(self) - start, fit
+    cdef Py_ssize_t whole(self, list formats, Py_ssize_t start, Py_ssize_t length) except -1:
+        """How many of so many rows to put in one chunk, so that values need not be copied."""
+        cdef const df_view *views
+        cdef const char *begin
+        cdef Py_ssize_t run
+        if "value" not in self.columns or formats[self.columns.index("value")][0] == "v":
+            return length
+        views = self.views_of("value") + start
+        with nogil:
+            run = dfa_adjacent(views, length, &begin)
+        return run if run >= LEAST_CHUNK else length
+
+    cdef Py_ssize_t fitting(self, list formats, Py_ssize_t start, Py_ssize_t length) except -1:
+        """How many of the rows from `start` on fit in one array."""
+        cdef Py_ssize_t fit
         cdef const df_view *views
         for column, format in zip(self.columns, formats, strict=True):
             if format not in ("z", "u") or column in ("status", "error"):
                 continue
-            views = self.views_of(column, memory)
+            views = self.views_of(column)
             with nogil:
                 fit = dfa_fitting(views, start, start + length, most_bytes)
             if fit == 0 and length > 0:
@@ -1210,7 +1228,7 @@ cdef class Export:
         cdef Py_ssize_t bad
         memory.owner = self.batch
         if column in ("value", "key"):
-            views = self.views_of(column, memory) + start
+            views = self.views_of(column) + start
             if format[-1] in "uU" and self.must_check(column):
                 with nogil:
                     bad = dfa_check_text(views, length)
@@ -1246,6 +1264,7 @@ cdef class Export:
         cdef const char *data
         cdef char *copy
         cdef int64_t total
+        cdef Py_ssize_t adjacent
         cdef int width = 8 if format in "ZU" else 4
         if nulls:
             bitmap = memory.arena.allocate((length + 7) // 8)
@@ -1255,12 +1274,12 @@ cdef class Export:
         offsets = memory.arena.allocate((length + 1) * width)
         with nogil:
             dfa_write_offsets(offsets, width, views, length)
-            data = dfa_adjacent(views, length)
+            adjacent = dfa_adjacent(views, length, &data)
         if width == 4:
             total = dfa_load32(offsets, length)
         else:
             total = dfa_load64(offsets, length)
-        if data is NULL:
+        if adjacent < length or data is NULL:
             copy = memory.arena.allocate(total)
             if total:
                 with nogil:
@@ -1451,7 +1470,8 @@ cdef class Chunks:
         if self.start == total and total > 0:
             self.done = True
             return 0
-        length = self.export.fitting(self.formats, self.start)
+        length = self.export.whole(self.formats, self.start, total - self.start)
+        length = self.export.fitting(self.formats, self.start, length)
         self.export.fill(&self.ready, self.formats, self.start, length)
         self.start += length
         self.done = total == 0

@@ -140,8 +140,9 @@ cdef RecordBatch from_objects(tuple objects, MemoryPool pool):
 cdef class RecordBatch:
     """An immutable sequence of records, stored as columns of views on memory that others own.
 
-    Make one with `from_values`, `from_records`, `from_lines` or `from_arrow`. ``batch[i]`` is a `PluginRecord`
-    whose value is `bytes`; ``batch[a:b]`` is a batch that shares all memory with this one.
+    Make one with `from_values`, `from_records`, `from_lines` or `from_arrow`. ``batch[i]`` is a
+    `PluginRecord` whose value is `bytes`; ``batch[a:b]`` is a batch that shares all memory with
+    this one.
     """
 
     def __init__(self):

@@ -228,7 +228,7 @@ cdef class BatchResult:
         return finish_result(batch, status, arena, output, errors, given, pool)
 
     def to_arrow(self, columns=("value",), *, type=None, every=False):
-        """What goes on, or what became of every record, as a table for any library that reads Arrow.
+        """What goes on, or what became of every record, as a table of Arrow data.
 
         Parameters
         ----------

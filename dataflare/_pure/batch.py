@@ -6,7 +6,8 @@ a. A batch is a tuple of values, one of keys, and plain arrays for the numbers. 
    or a read-only view of memory that belongs to someone else. A column that no record uses does
    not exist.
 b. Making, slicing and filtering a batch copies references, never bytes.
-c. A batch never changes. Its views are exports of its own, so that a `bytearray` cannot be resized,
+c. A record without a value, which only Arrow has, has the value `NO_VALUE`.
+d. A batch never changes. Its views are exports of its own, so that a `bytearray` cannot be resized,
    nor a `mmap` closed, meanwhile.
 """
 
@@ -14,11 +15,12 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, SupportsIndex, TypeVar, final, overload
+from typing import TYPE_CHECKING, Any, SupportsIndex, TypeVar, cast, final, overload
 
 import numpy as np
 import numpy.typing as npt
 
+from dataflare._later import Later
 from dataflare._pure.record import Metadata, PluginRecord, flat, read_only_mapping, require
 
 if TYPE_CHECKING:
@@ -26,9 +28,16 @@ if TYPE_CHECKING:
 
     from dataflare._pure.pool import MemoryPool
 
+_arrow = Later("dataflare._pure.arrow")
+
 Value = bytes | memoryview
 Numbers = npt.NDArray[Any]
 T = TypeVar("T")
+
+# A record without a value has this one, which is empty, and nobody else's.
+NO_VALUE = memoryview(b"")
+# Whether values are text. UNCHECKED: made from text by a plugin, which may have made anything.
+BINARY, TEXT, UNCHECKED = range(3)
 
 _SHOWN_VALUES = 3
 _SHOWN_BYTES = 60
@@ -88,10 +97,10 @@ def _number_column(
         raise ValueError(f"{what} has the shape {column.shape}, there are {length} values")
     if length and not (bounds.min <= int(column.min()) and int(column.max()) <= bounds.max):
         raise ValueError(f"{what} must be integers that fit in {bounds.bits} bits")
-    return _frozen(np.require(column, dtype, ["C", "ALIGNED"]).view())
+    return frozen(np.require(column, dtype, ["C", "ALIGNED"]).view())
 
 
-def _frozen(column: Numbers) -> Numbers:
+def frozen(column: Numbers) -> Numbers:
     column.flags.writeable = False
     return column
 
@@ -139,7 +148,7 @@ def _chosen(column: Any, which: slice | list[int]) -> Any:
     if column is None:
         return None
     if isinstance(column, np.ndarray):
-        return _frozen(column[which if isinstance(which, slice) else np.array(which, np.intp)])
+        return frozen(column[which if isinstance(which, slice) else np.array(which, np.intp)])
     return column[which] if isinstance(which, slice) else tuple(column[i] for i in which)
 
 
@@ -147,14 +156,15 @@ def _chosen(column: Any, which: slice | list[int]) -> Any:
 class RecordBatch:
     """An immutable sequence of records, stored as columns of views on memory that others own.
 
-    Make one with `from_values`, `from_records` or `from_lines`. ``batch[i]`` is a `PluginRecord`
-    whose value is `bytes`; ``batch[a:b]`` is a batch that shares all memory with this one.
+    Make one with `from_values`, `from_records`, `from_lines` or `from_arrow`. ``batch[i]`` is a
+    `PluginRecord` whose value is `bytes`; ``batch[a:b]`` is a batch that shares all memory with
+    this one.
     """
 
     # Line i, with what ends it, is block[bounds[i]:bounds[i + 1]]; only batches of lines have them.
     __slots__ = (
-        "__weakref__", "_block", "_bounds", "_keys", "_metadata", "_offsets", "_partitions",
-        "_timestamps", "_values",
+        "__weakref__", "_block", "_bounds", "_key_text", "_keys", "_metadata", "_name", "_nullable",
+        "_offsets", "_partitions", "_text", "_timestamps", "_values",
     )  # fmt: skip
 
     _values: tuple[Value, ...]
@@ -165,16 +175,24 @@ class RecordBatch:
     _metadata: tuple[Metadata | None, ...] | None
     _block: memoryview | None
     _bounds: Numbers | None
+    _nullable: bool  # some values may be NO_VALUE; False: none is
+    _text: int  # BINARY, TEXT or UNCHECKED
+    _key_text: bool  # whether the keys came as text
+    _name: str | None  # of the column that the values came from
 
     def __init__(self) -> None:
-        raise TypeError("make a batch with RecordBatch.from_values, from_records or from_lines")
+        raise TypeError(
+            "make a batch with RecordBatch.from_values, from_records, from_lines or from_arrow"
+        )
 
     @staticmethod
     def _of_values(values: tuple[Value, ...]) -> RecordBatch:
         batch = RecordBatch.__new__(RecordBatch)
         batch._values = values
         batch._keys = batch._timestamps = batch._partitions = batch._offsets = None
-        batch._metadata = batch._block = batch._bounds = None
+        batch._metadata = batch._block = batch._bounds = batch._name = None
+        batch._nullable = batch._key_text = False
+        batch._text = BINARY
         return batch
 
     @staticmethod
@@ -332,6 +350,93 @@ class RecordBatch:
         batch._bounds = bounds
         return batch
 
+    @staticmethod
+    def from_arrow(
+        data: object,
+        *,
+        value: str | None = None,
+        key: str | None = None,
+        timestamp: str | None = None,
+        partition: str | None = None,
+        offset: str | None = None,
+        metadata: str | None = None,
+    ) -> RecordBatch:
+        """Records from Arrow data of any library; values and keys are not copied.
+
+        Parameters
+        ----------
+        data : object with ``__arrow_c_array__`` or ``__arrow_c_stream__``
+            An array of values, or a table or struct with a column of them; in chunks, too. Values
+            are binary or strings, with offsets of 32 or 64 bits or as views, binary of a fixed
+            size, or any of these in a dictionary.
+        value : str, optional
+            The name of the column of values; if not given, the only column, or the one named
+            ``value``.
+        key : str, optional
+            The name of a column of the same types; null: the record has no key.
+        timestamp : str, optional
+            Of a column of timestamps of any unit, or of integers: nanoseconds.
+        partition, offset : str, optional
+            Of columns of integers.
+        metadata : str, optional
+            Of a column of maps, or of structs, from strings to strings or binary.
+
+        Returns
+        -------
+        RecordBatch
+            It owns the Arrow data, which is released when nothing refers to it any more.
+
+        Raises
+        ------
+        TypeError
+            `data` is no Arrow data, or a column has another type.
+        ValueError
+            There is no such column, a number does not fit, or the data is malformed.
+        OSError
+            A stream failed.
+
+        Notes
+        -----
+        A null value makes a record without a value: `nulls` tells which, `PluginRecord.value` is
+        empty, and no plugin sees it: it is skipped. A null number is 0.
+        """
+        wanted = (value, key, timestamp, partition, offset, metadata)
+        return cast(RecordBatch, _arrow.import_batch(data, wanted))
+
+    def to_arrow(self, columns: Sequence[str] = ("value",), *, type: str | None = None) -> Any:
+        """Some columns as a table for any library that reads Arrow data.
+
+        Parameters
+        ----------
+        columns : sequence of str
+            Of ``value``, ``key``, ``timestamp``, ``partition``, ``offset`` and ``metadata``. The
+            values have the name of the column that they came from.
+        type : str, optional
+            Of values: ``binary``, ``string``, ``large_binary``, ``large_string``, ``binary_view``
+            or ``string_view``. If not given, ``string`` if they came as strings, else ``binary``.
+            Keys are of the same kind, as strings if they came as strings.
+
+        Returns
+        -------
+        Export
+            Has ``__arrow_c_schema__``, ``__arrow_c_array__`` and ``__arrow_c_stream__``.
+
+        Raises
+        ------
+        ValueError
+            There is no such column or type.
+        """
+        return _arrow.Export(self, None, False, columns, type)
+
+    def __arrow_c_schema__(self) -> object:
+        return self.to_arrow().__arrow_c_schema__()
+
+    def __arrow_c_array__(self, requested_schema: object = None) -> tuple[object, object]:
+        return cast(tuple[object, object], self.to_arrow().__arrow_c_array__(requested_schema))
+
+    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+        return self.to_arrow().__arrow_c_stream__(requested_schema)
+
     def __len__(self) -> int:
         return len(self._values)
 
@@ -372,6 +477,10 @@ class RecordBatch:
             self.partitions,
             self.offsets,
             self._metadata and [None if m is None else dict(m) for m in self._metadata],
+            self.nulls,
+            self._text,
+            self._key_text,
+            self._name,
         )
 
     def take(self, indices: Sequence[int]) -> RecordBatch:
@@ -395,7 +504,9 @@ class RecordBatch:
         for index in chosen:
             if not 0 <= index < len(self):
                 raise IndexError(f"record {index} of a batch of {len(self)}")
-        return self.carry(tuple(self._values[i] for i in chosen), chosen)
+        part = self.carry(tuple(self._values[i] for i in chosen), chosen)
+        part._text = self._text
+        return part
 
     def to_pylist(self) -> list[bytes]:
         """The values.
@@ -426,6 +537,16 @@ class RecordBatch:
             if (ends == len(newline)).all():
                 return self._block[self._bounds[0] : self._bounds[-1]]
         return newline.join((*self._values, b""))
+
+    @property
+    def nulls(self) -> npt.NDArray[np.bool_] | None:
+        """numpy.ndarray of bool, shape (n,), or None: Which records have no value; None: all do."""
+        if not self.has_nulls():
+            return None
+        return np.array([value is NO_VALUE for value in self._values], bool)
+
+    def has_nulls(self) -> bool:
+        return self._nullable and any(value is NO_VALUE for value in self._values)
 
     @property
     def nbytes(self) -> int:
@@ -476,10 +597,10 @@ class RecordBatch:
 
     def _cut(self, start: int, stop: int, step: int) -> RecordBatch:
         if step != 1:
-            which = list(range(start, stop, step))
-            return self.carry(tuple(self._values[i] for i in which), which)
+            return self.take(range(start, stop, step))
         stop = max(start, stop)
         part = self.carry(self._values[start:stop], slice(start, stop))
+        part._text = self._text
         if self._bounds is not None:
             part._block = self._block
             part._bounds = self._bounds[start : stop + 1]
@@ -493,6 +614,10 @@ class RecordBatch:
         batch._partitions = _chosen(self._partitions, which)
         batch._offsets = _chosen(self._offsets, which)
         batch._metadata = _chosen(self._metadata, which)
+        batch._nullable = self._nullable
+        batch._text = UNCHECKED if self._text else BINARY
+        batch._key_text = self._key_text
+        batch._name = self._name
         return batch
 
 
@@ -503,9 +628,13 @@ def _batch(
     partitions: npt.NDArray[np.int32] | None,
     offsets: npt.NDArray[np.int64] | None,
     metadata: list[Metadata | None] | None,
+    nulls: npt.NDArray[np.bool_] | None = None,
+    text: int = BINARY,
+    key_text: bool = False,
+    name: str | None = None,
 ) -> RecordBatch:
     """Rebuild a pickled batch."""
-    return RecordBatch.from_values(
+    batch = RecordBatch.from_values(
         values,
         keys,
         timestamps=timestamps,
@@ -513,6 +642,14 @@ def _batch(
         offsets=offsets,
         metadata=metadata,
     )
+    if nulls is not None:
+        batch._values = tuple(
+            NO_VALUE if null else value
+            for value, null in zip(batch._values, nulls.tolist(), strict=True)
+        )
+        batch._nullable = True
+    batch._text, batch._key_text, batch._name = text, key_text, name
+    return batch
 
 
 Sequence.register(RecordBatch)

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from dataflare._pure.batch import RecordBatch
+from dataflare._pure.batch import NO_VALUE, RecordBatch
 from dataflare._pure.chain import Chain
 from dataflare._pure.plugin import (
     DataFlarePlugin,
@@ -96,6 +96,8 @@ def run_batch(
 def _run(
     plugin: DataFlarePlugin, batch: RecordBatch, pool: MemoryPool | None, deadline: float
 ) -> BatchResult:
+    if batch.has_nulls():
+        return _run_beside_nulls(plugin, batch, pool, deadline)
     if isinstance(plugin, Chain):
         return _run_chain(plugin, batch, pool, deadline)
     if hasattr(plugin, "process_batch"):
@@ -111,6 +113,32 @@ def _run(
         late = PluginTimeoutError(TOO_LATE, plugin=plugin_name(plugin))
         while len(gathering.status) < len(batch):
             gathering.fail(late)
+    return gathering.finish()
+
+
+def _run_beside_nulls(
+    plugin: DataFlarePlugin, batch: RecordBatch, pool: MemoryPool | None, deadline: float
+) -> BatchResult:
+    """Records without a value go past the plugin: they are skipped."""
+    origin = [i for i, value in enumerate(batch._values) if value is not NO_VALUE]
+    part = _run(plugin, batch.take(origin), pool, deadline)
+    gathering = Gathering(batch, pool)
+    errors = dict(part.errors)
+    at = 0
+    for value in batch._values:
+        if value is NO_VALUE:
+            gathering.skip()
+            continue
+        status = int(part._status[at])
+        if status == ERROR:
+            gathering.fail(errors[at])
+        else:
+            gathering.status.append(status)
+        if status in (SUCCESS, SKIP):
+            place = part._places[at]
+            gathering.values.append(part._output._values[place])
+            gathering.given.append(part._given[place])
+        at += 1
     return gathering.finish()
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import operator
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
-from typing import NoReturn, SupportsIndex, cast, final, overload
+from typing import Any, NoReturn, SupportsIndex, cast, final, overload
 
 import numpy as np
 import numpy.typing as npt
 
+from dataflare._later import Later
 from dataflare._pure.batch import RecordBatch, Value
 from dataflare._pure.pool import MemoryPool
 from dataflare._pure.record import (
@@ -28,6 +29,8 @@ from dataflare.errors import (
     drop_frames,
     sentence_of,
 )
+
+_arrow = Later("dataflare._pure.arrow")
 
 Errors = list[tuple[int, PluginError]]
 Given = list[Metadata | None]
@@ -214,6 +217,43 @@ class BatchResult:
                 gathering.values.append(source._output._values[place])
                 gathering.given.append(source._given[place])
         return gathering.finish()
+
+    def to_arrow(
+        self, columns: Sequence[str] = ("value",), *, type: str | None = None, every: bool = False
+    ) -> Any:
+        """What goes on, or what became of every record, as a table of Arrow data.
+
+        Parameters
+        ----------
+        columns : sequence of str
+            Those of `RecordBatch.to_arrow`; ``index``: the position of the record in the input;
+            ``status``: ``success``, ``filtered``, ``skip`` or ``error``; ``error``: its message.
+        type : str, optional
+            As of `RecordBatch.to_arrow`.
+        every : bool
+            A row for every record that came in, so that the table fits beside the input's; of one
+            that does not go on only index, status and error are there, the rest is null.
+
+        Returns
+        -------
+        Export
+            Has ``__arrow_c_schema__``, ``__arrow_c_array__`` and ``__arrow_c_stream__``.
+
+        Raises
+        ------
+        ValueError
+            There is no such column or type.
+        """
+        return _arrow.Export(self._output, self, every, columns, type)
+
+    def __arrow_c_schema__(self) -> object:
+        return self.to_arrow().__arrow_c_schema__()
+
+    def __arrow_c_array__(self, requested_schema: object = None) -> tuple[object, object]:
+        return cast(tuple[object, object], self.to_arrow().__arrow_c_array__(requested_schema))
+
+    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+        return self.to_arrow().__arrow_c_stream__(requested_schema)
 
     @property
     def output(self) -> RecordBatch:

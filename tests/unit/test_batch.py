@@ -459,7 +459,7 @@ def test_a_batch_is_an_immutable_sequence(full) -> None:
 
 def test_a_batch_is_made_by_its_functions_alone(backend) -> None:
     """The constructor says which."""
-    with pytest.raises(TypeError, match="from_values, from_records or from_lines"):
+    with pytest.raises(TypeError, match="from_values, from_records, from_lines or from_arrow"):
         backend.RecordBatch()
 
 
