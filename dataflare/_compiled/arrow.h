@@ -133,7 +133,8 @@ static ptrdiff_t dfa_split(df_view *out, const char *offsets, int width, const c
         return -1;
     }
     for (ptrdiff_t i = 0; i < count; i++) {
-        if (out[i].size < 0) {
+        const int64_t start = dfa_integer(offsets, i, width, 1);
+        if (start < 0 || dfa_integer(offsets, i + 1, width, 1) < start) {
             return i;
         }
     }

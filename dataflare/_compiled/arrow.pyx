@@ -1229,7 +1229,7 @@ cdef class Export:
         memory.owner = self.batch
         if column in ("value", "key"):
             views = self.views_of(column) + start
-            if format[-1] in "uU" and self.must_check(column):
+            if format.endswith(("u", "U")) and self.must_check(column):
                 with nogil:
                     bad = dfa_check_text(views, length)
                 if bad >= 0:
