@@ -25,6 +25,7 @@ cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.mem cimport PyMem_RawCalloc, PyMem_RawFree, PyMem_RawRealloc
+from cpython.object cimport PyObject
 from cpython.pycapsule cimport (
     PyCapsule_CheckExact, PyCapsule_GetName, PyCapsule_GetPointer, PyCapsule_IsValid,
     PyCapsule_New
@@ -53,6 +54,8 @@ from dataflare._arrow import (
 
 cdef extern from "Python.h":
     int Py_IsInitialized() nogil
+    void PyErr_Fetch(PyObject **type, PyObject **value, PyObject **traceback)
+    void PyErr_Restore(PyObject *type, PyObject *value, PyObject *traceback)
     const Py_ssize_t PY_SSIZE_T_MAX
 
 cdef const char *EMPTY = b""
@@ -652,6 +655,19 @@ cdef class Stream:
             self.stream.release = NULL
         return 0
 
+    cdef RecordBatch empty(self):
+        """The batch of a stream without chunks."""
+        cdef const ArrowSchema *schema = &self.schema
+        cdef Arena arena = Arena(None)
+        cdef RecordBatch batch = from_columns(new_views(arena, 0), 0, (arena,))
+        if self.plan.table:
+            schema = schema.children[self.plan.value]
+            batch.name = self.plan.names[self.plan.value]
+        if schema.dictionary is not NULL:
+            schema = schema.dictionary
+        batch.text = TEXT if kind_of(schema.format).text else BINARY
+        return batch
+
     def __iter__(self):
         return self
 
@@ -707,6 +723,7 @@ def import_batch(data, tuple wanted=(None,) * 6):
     """All of some Arrow data as one batch; see `RecordBatch.from_arrow`."""
     cdef const ArrowSchema *schema
     cdef Held held
+    cdef Stream stream
     export = getattr(data, "__arrow_c_array__", None)
     if export is None:
         if not hasattr(data, "__arrow_c_stream__"):
@@ -714,7 +731,8 @@ def import_batch(data, tuple wanted=(None,) * 6):
                 f"data must have __arrow_c_array__ or __arrow_c_stream__, and "
                 f"{type(data).__name__} has neither"
             )
-        return join_batches(list(open_stream(data, wanted)))
+        stream = open_stream(data, wanted)
+        return join_batches(list(stream) or [stream.empty()])
     capsules = export()
     if not isinstance(capsules, tuple) or len(capsules) != 2:
         raise TypeError("__arrow_c_array__ must return two capsules")
@@ -815,9 +833,15 @@ cdef class Memory:
 
 cdef void drop(void *private_data) noexcept nogil:
     """Give up a reference, in whatever thread."""
+    cdef PyObject *type
+    cdef PyObject *value
+    cdef PyObject *traceback
     if private_data is not NULL and Py_IsInitialized():
         with gil:
+            # The consumer may be on its way out with an exception, which must stay the one it is.
+            PyErr_Fetch(&type, &value, &traceback)
             Py_DECREF(<object>private_data)
+            PyErr_Restore(type, value, traceback)
 
 
 cdef void release_array(ArrowArray *array) noexcept nogil:

@@ -12,6 +12,9 @@ c. **Nothing is believed** that can be checked. How long a buffer of a producer 
 d. **Out.** Values are copied into buffers of the export. What a struct leads to stands in `_ALIVE`
    under the number that is its private data, until release is called, in whatever thread; ctypes
    takes the GIL for that. The callbacks themselves are never freed.
+e. **A limit of ctypes.** A callback is a Python function, which cannot run while an exception is on
+   its way. A consumer that releases what it has just then loses that exception: Python reports a
+   `SystemError` in its place. The compiled backend has no such limit.
 """
 
 from __future__ import annotations
@@ -114,6 +117,7 @@ _is_valid = PYFUNCTYPE(c_int, ctypes.py_object, c_char_p)(("PyCapsule_IsValid", 
 _name_of = PYFUNCTYPE(c_char_p, ctypes.py_object)(("PyCapsule_GetName", _api))
 _pointer_of = PYFUNCTYPE(c_void_p, ctypes.py_object, c_char_p)(("PyCapsule_GetPointer", _api))
 _pointer_of_dying = PYFUNCTYPE(c_void_p, c_void_p, c_char_p)(("PyCapsule_GetPointer", _api))
+_clear_error = _api.PyErr_Clear  # without declared arguments: converting these would fail, too
 _SCHEMA, _ARRAY, _STREAM = b"arrow_schema", b"arrow_array", b"arrow_array_stream"
 
 
@@ -646,6 +650,16 @@ class _Reader:
             _RELEASE(self._stream.release)(ctypes.addressof(self._stream))
             self._stream.release = None
 
+    def empty(self) -> RecordBatch:
+        """The batch of a stream without chunks."""
+        schema, name = self._schema, None
+        if self._plan.table:
+            column = self._plan.columns["value"]
+            schema, name = self._plan.children[column], self._plan.names[column]
+        if schema.dictionary:
+            schema = schema.dictionary.contents
+        return _batch_of([], _kind_of(_text(schema.format)).text, name)
+
     def __iter__(self) -> Iterator[RecordBatch]:
         return self
 
@@ -703,7 +717,8 @@ def import_batch(data: object, wanted: tuple[str | None, ...] = _NONE) -> Record
                 f"data must have __arrow_c_array__ or __arrow_c_stream__, and "
                 f"{type(data).__name__} has neither"
             )
-        return join_batches(list(_Reader(stream(), wanted)))
+        reader = _Reader(stream(), wanted)
+        return join_batches([*reader] or [reader.empty()])
     capsules = export()
     if not isinstance(capsules, tuple) or len(capsules) != 2:
         raise TypeError("__arrow_c_array__ must return two capsules")
@@ -771,6 +786,7 @@ def _drop(key: int | None) -> None:
 
 
 def _release_node(kind: type[Any], address: int) -> None:
+    _clear_error()
     node = kind.from_address(address)
     for i in range(node.n_children):
         child = node.children[i].contents
@@ -791,6 +807,7 @@ def _release_schema(address: int) -> None:
 
 
 def _release_stream(address: int) -> None:
+    _clear_error()
     stream = _Stream.from_address(address)
     key = stream.private_data
     stream.release = None
@@ -820,6 +837,7 @@ def _destructor(kind: type[Any], name: bytes) -> Callable[[int], None]:
     """What frees the struct in a capsule, and releases it if nobody took it."""
 
     def destroy(capsule: int) -> None:
+        _clear_error()
         address = _pointer_of_dying(capsule, name)
         node = kind.from_address(address)
         if node.release:
