@@ -292,7 +292,9 @@ static inline void dfa_write_view(char *view, df_view value, int32_t index, int3
     memcpy(view, &size, 4);
     if (size <= DFA_SHORT) {
         memset(view + 4, 0, DFA_SHORT);
-        memcpy(view + 4, value.data, (size_t)size);
+        if (size > 0) { /* else there may be no address */
+            memcpy(view + 4, value.data, (size_t)size);
+        }
     } else {
         memcpy(view + 4, value.data, 4);
         memcpy(view + 8, &index, 4);
@@ -404,6 +406,16 @@ static void dfa_write_offsets(char *offsets, int width, const df_view *values, p
             stop += values[i].size;
         }
         out[count] = stop;
+    }
+}
+
+/* Copy values one behind the other; empty ones may have no address. */
+static void dfa_join(char *target, const df_view *values, ptrdiff_t count) {
+    for (ptrdiff_t i = 0; i < count; i++) {
+        if (values[i].size > 0) {
+            memcpy(target, values[i].data, (size_t)values[i].size);
+            target += values[i].size;
+        }
     }
 }
 

@@ -70,6 +70,7 @@ cdef extern from "arrow.h" nogil:
                         char *buffer, int64_t size, int32_t index)
     Py_ssize_t dfa_adjacent(const df_view *values, Py_ssize_t count, const char **begin)
     void dfa_write_offsets(char *offsets, int width, const df_view *values, Py_ssize_t count)
+    void dfa_join(char *target, const df_view *values, Py_ssize_t count)
     Py_ssize_t dfa_fitting(const df_view *values, Py_ssize_t start, Py_ssize_t count,
                            int64_t limit)
     Py_ssize_t dfa_check_text(const df_view *values, Py_ssize_t count)

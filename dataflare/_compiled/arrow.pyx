@@ -1307,7 +1307,10 @@ cdef class Export:
             copy = memory.arena.allocate(total)
             if total:
                 with nogil:
-                    dfk_join(copy, views, length, EMPTY, 0)
+                    if mark is NULL:
+                        dfa_join(copy, views, length)
+                    else:
+                        dfk_join(copy, views, length, EMPTY, 0)
             data = copy
         return set_array(array, memory, length, nulls,
                          [<size_t>bitmap, <size_t>offsets, <size_t>data], 0)

@@ -397,7 +397,7 @@ class RecordBatch:
 
         Notes
         -----
-        A null value makes a record without a value: `nulls` tells which, `PluginRecord.value` is
+        A null value makes a record without a value: `nulls` tells which, the record's ``value`` is
         empty, and no plugin sees it: it is skipped. A null number is 0.
         """
         wanted = (value, key, timestamp, partition, offset, metadata)
