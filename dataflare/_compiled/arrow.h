@@ -98,7 +98,9 @@ static inline int64_t dfa_integer(const char *from, ptrdiff_t index, int width, 
         return is_signed ? (int16_t)number : number;
     }
     case 4:
-        return is_signed ? dfa_load32(from, index) : (uint32_t)dfa_load32(from, index);
+        /* Each by itself: together they would be unsigned. */
+        return is_signed ? (int64_t)dfa_load32(from, index)
+                         : (int64_t)(uint32_t)dfa_load32(from, index);
     default:
         return dfa_load64(from, index);
     }

@@ -79,7 +79,6 @@ def taken(backend, node: Node, wanted: dict[str, str]) -> object:
     try:
         batch = backend.RecordBatch.from_arrow(producer, **wanted)
     except (ValueError, TypeError, MemoryError) as error:
-        del error.__traceback__
         seen: object = (type(error), str(error))
     else:
         numbers = [batch.timestamps, batch.offsets, batch.partitions, batch.nulls]

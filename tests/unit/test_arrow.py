@@ -361,6 +361,23 @@ def test_columns_of_other_types_are_refused(backend) -> None:
         backend.RecordBatch.from_arrow(Producer(table(values, column)), offset="n")
 
 
+@pytest.mark.parametrize(
+    ("format", "width", "signed"),
+    [(b"c", 1, True), (b"C", 1, False), (b"s", 2, True), (b"S", 2, False), (b"i", 4, True),
+     (b"I", 4, False), (b"l", 8, True)],
+)  # fmt: skip
+def test_integers_of_every_type(backend, format, width, signed) -> None:
+    """With their sign, at the ends of their range."""
+    least, most = (-1, 1) if signed else (0, -1)  # as they are written
+    values = binary(b"a", b"b", b"c", name=b"value")
+    column = numbers(format, width, least, 0, most)
+    batch = backend.RecordBatch.from_arrow(
+        Producer(table(values, column)), offset="n", timestamp="n"
+    )
+    expected = [-1, 0, 1] if signed else [0, 0, (1 << 8 * width) - 1]
+    assert batch.offsets.tolist() == batch.timestamps.tolist() == expected
+
+
 def pairs(*bounds: int, format: bytes = b"+m", width: int = 4, keys: bytes = b"u") -> Node:
     entries = table(
         binary(b"a", b"b", b"a", format=keys, name=b"key"),
