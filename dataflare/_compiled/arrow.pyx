@@ -58,6 +58,8 @@ cdef extern from "Python.h":
     void PyErr_Restore(PyObject *type, PyObject *value, PyObject *traceback)
     const Py_ssize_t PY_SSIZE_T_MAX
 
+NONE = (None,) * 6                       # no column is named
+
 cdef const char *EMPTY = b""
 cdef const char *SCHEMA_NAME = b"arrow_schema"
 cdef const char *ARRAY_NAME = b"arrow_array"
@@ -217,8 +219,13 @@ cdef int64_t unit_of(const char *format) noexcept:
     return 1 if format[2] == c"n" else 0
 
 
+cdef str named(object what):
+    """What a message calls a column: it has a tuple of its name, or is called by a sentence."""
+    return f"the column {what[0]!r}" if type(what) is tuple else what
+
+
 cdef object malformed(object what, str why):
-    return ValueError(f"{what} of the Arrow data is malformed: {why}")
+    return ValueError(f"{named(what)} of the Arrow data is malformed: {why}")
 
 
 cdef int check_array(const ArrowArray *array, const ArrowSchema *schema, int64_t n_buffers,
@@ -285,7 +292,7 @@ cdef Py_ssize_t fill_views(Held held, const ArrowSchema *schema, const ArrowArra
         width = integer_width(schema.format, &is_signed)
         check_schema(schema.dictionary)
         if width == 0 or schema.dictionary.dictionary is not NULL:
-            raise TypeError(f"{what} has a dictionary of a type that is not supported")
+            raise TypeError(f"{named(what)} has a dictionary of a type that is not supported")
         check_array(array, schema, 2, what)
         check_range(array, start, length, what)
         scratch = Arena(None)
@@ -294,7 +301,7 @@ cdef Py_ssize_t fill_views(Held held, const ArrowSchema *schema, const ArrowArra
             raise malformed(what, f"its dictionary has the length {at}")
         words = new_views(scratch, at)
         fill_views(held, schema.dictionary, array.dictionary, 0, at, words, mark,
-                   f"the dictionary of {what}", is_text)
+                   f"the dictionary of {named(what)}", is_text)
         if length == 0:
             return 0
         if array.buffers[1] is NULL:
@@ -312,8 +319,8 @@ cdef Py_ssize_t fill_views(Held held, const ArrowSchema *schema, const ArrowArra
     is_text[0] = kind.text
     if kind.layout == OTHER:
         raise TypeError(
-            f"{what} has the type {type_name(text_of(schema.format))}, and must be of strings or "
-            f"of binary values"
+            f"{named(what)} has the type {type_name(text_of(schema.format))}, and must be of "
+            f"strings or of binary values"
         )
     if kind.layout == NOTHING:
         check_array(array, schema, 0, what)
@@ -387,7 +394,7 @@ cdef const int64_t *numbers_of(const ArrowSchema *schema, const ArrowArray *arra
     cdef Py_ssize_t bad
     if width == 0 or schema.dictionary is not NULL:
         raise TypeError(
-            f"{what} has the type {type_name(text_of(schema.format))}, and must be of "
+            f"{named(what)} has the type {type_name(text_of(schema.format))}, and must be of "
             f"{'timestamps or ' if timed else ''}integers"
         )
     check_array(array, schema, 2, what)
@@ -405,7 +412,7 @@ cdef const int64_t *numbers_of(const ArrowSchema *schema, const ArrowArray *arra
         bad = dfa_numbers(numbers, data, width, is_signed, length, validity, start,
                           unit if unit else 1)
     if bad >= 0:
-        raise ValueError(f"element {bad} of {what} does not fit in 64 bits"
+        raise ValueError(f"element {bad} of {named(what)} does not fit in 64 bits"
                          f"{' as nanoseconds' if timed else ''}")
     return numbers
 
@@ -450,7 +457,7 @@ cdef tuple metadata_of(Held held, const ArrowSchema *schema, const ArrowArray *a
             check_schema(schema.children[i])
             names.append(text_of(schema.children[i].name))
             columns.append(strings_of(held, schema.children[i], array.children[i], first, length,
-                                      f"{names[i]!r} in {what}"))
+                                      f"{names[i]!r} in {named(what)}"))
         for j in range(length):
             if validity is not NULL and not dfa_bit(validity, first + j):
                 found.append(None)
@@ -466,8 +473,8 @@ cdef tuple metadata_of(Held held, const ArrowSchema *schema, const ArrowArray *a
     if (strcmp(schema.format, b"+m") != 0 and strcmp(schema.format, b"+l") != 0 and width == 4
             or pair is NULL or strcmp(pair.format, b"+s") != 0 or pair.n_children != 2):
         raise TypeError(
-            f"{what} has the type {type_name(text_of(schema.format))}, and must be of maps or of "
-            f"structs"
+            f"{named(what)} has the type {type_name(text_of(schema.format))}, and must be of maps "
+            f"or of structs"
         )
     check_array(array, schema, 2, what)
     check_range(array, start, length, what)
@@ -499,7 +506,7 @@ cdef tuple metadata_of(Held held, const ArrowSchema *schema, const ArrowArray *a
         mapping = {}
         for j in range(places[i] - first, places[i + 1] - first):
             if type(keys[j]) is not str:
-                raise TypeError(f"{what} must have strings as keys")
+                raise TypeError(f"{named(what)} must have strings as keys")
             if values[j] is not None:
                 mapping[keys[j]] = values[j]
         found.append(MappingProxyType(mapping))
@@ -518,16 +525,18 @@ cdef class Plan:
         cdef Plan plan = Plan.__new__(Plan)
         cdef int64_t i
         plan.table = strcmp(schema.format, b"+s") == 0 and schema.dictionary is NULL
-        plan.names = []
+        plan.key = plan.timestamp = plan.partition = plan.offset = plan.metadata = -1
         if not plan.table:
             for name in wanted:
                 if name is not None:
                     raise ValueError(f"no column {name!r}: the data is an array without columns")
-            plan.key = plan.timestamp = plan.partition = plan.offset = plan.metadata = -1
             return plan
+        plan.names = []
         for i in range(schema.n_children):
             check_schema(schema.children[i])
             plan.names.append(text_of(schema.children[i].name))
+        if wanted == NONE and len(plan.names) == 1:  # what `choose` would say, only sooner
+            return plan
         (plan.value, plan.key, plan.timestamp, plan.partition, plan.offset,
          plan.metadata) = choose(plan.names, wanted)
         return plan
@@ -544,12 +553,12 @@ cdef class Plan:
         cdef bint is_text = False
         cdef RecordBatch batch
         cdef int64_t start = 0
-        what = "the array"
+        cdef object what = "the array"
         if self.table:
             check_array(root, schema, 1, "the table")
             validity = validity_of(root, "the table")
             start = root.offset
-            what = f"the column {self.names[self.value]!r}"
+            what = (self.names[self.value],)
         elif root.length < 0:
             raise malformed(what, f"its length is {root.length}")
         length = root.length
@@ -573,7 +582,7 @@ cdef class Plan:
         if self.key >= 0:
             keys = new_views(arena, length)
             fill_views(held, schema.children[self.key], root.children[self.key], start, length,
-                       keys, NULL, f"the column {self.names[self.key]!r}", &batch.key_text)
+                       keys, NULL, (self.names[self.key],), &batch.key_text)
             if validity is not NULL:
                 dfa_mark_nulls(keys, length, validity, start, NULL)
             batch.columns.keys = keys
@@ -592,7 +601,7 @@ cdef class Plan:
         if self.metadata >= 0:
             batch.metadata_column = metadata_of(
                 held, schema.children[self.metadata], root.children[self.metadata], start, length,
-                f"the column {self.names[self.metadata]!r}"
+                (self.names[self.metadata],)
             )
         return batch
 
@@ -608,7 +617,7 @@ cdef class Plan:
                                 int64_t column, Arena arena, bint timed) except NULL:
         return numbers_of(
             schema.children[column], root.children[column], root.offset, root.length, arena,
-            timed, f"the column {self.names[column]!r}"
+            timed, (self.names[column],)
         )
 
 
@@ -701,7 +710,7 @@ cdef Stream open_stream(object data, tuple wanted):
     return stream
 
 
-def import_stream(data, tuple wanted=(None,) * 6):
+def import_stream(data, tuple wanted=NONE):
     """Batches of the chunks of Arrow data, as they come.
 
     Parameters
@@ -719,7 +728,7 @@ def import_stream(data, tuple wanted=(None,) * 6):
     return iter((import_batch(data, wanted),))
 
 
-def import_batch(data, tuple wanted=(None,) * 6):
+def import_batch(data, tuple wanted=NONE):
     """All of some Arrow data as one batch; see `RecordBatch.from_arrow`."""
     cdef const ArrowSchema *schema
     cdef Held held

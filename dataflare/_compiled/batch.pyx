@@ -41,6 +41,7 @@ cdef extern from "Python.h":
     const Py_ssize_t PY_SSIZE_T_MAX
 
 arrow = Later("dataflare._compiled.arrow")
+cdef object import_batch = None          # of that module, once it was needed
 
 cdef char[1] no_value = [0]
 NO_VALUE = no_value
@@ -343,7 +344,10 @@ cdef class RecordBatch:
         A null value makes a record without a value: `nulls` tells which, the record's ``value`` is
         empty, and no plugin sees it: it is skipped. A null number is 0.
         """
-        return arrow.import_batch(data, (value, key, timestamp, partition, offset, metadata))
+        global import_batch
+        if import_batch is None:
+            import_batch = arrow.import_batch
+        return import_batch(data, (value, key, timestamp, partition, offset, metadata))
 
     def to_arrow(self, columns=("value",), *, type=None):
         """Some columns as a table for any library that reads Arrow data.
