@@ -5,7 +5,8 @@ Design
 a. **In.** The array is moved out of its capsule into a `Held`, which is an owner of the batch, like
    any other: it calls the producer's release when the last batch or result that refers to it dies.
    That is once, in whatever thread this happens, with the GIL held. A stream is moved into a
-   `Stream`, and released at its end or when nobody wants more. Schemas stay in their capsules.
+   `Stream`, and released at its end or when nobody wants more; it is read and released without the
+   GIL. Schemas stay in their capsules.
 b. **Views.** A batch is columns of views, so offsets become views, and no value is copied. Element
    i of a child stands at ``parent.offset + child.offset + i``: a sliced struct array has its offset
    in the parent, a sliced record batch in the children.
@@ -659,9 +660,11 @@ cdef class Stream:
         raise OSError(code, f"the Arrow stream failed: {message}")
 
     cdef int end(self) except -1:
-        if self.stream.release is not NULL:
-            self.stream.release(&self.stream)
-            self.stream.release = NULL
+        cdef ArrowArrayStream stream = self.stream
+        self.stream.release = NULL
+        if stream.release is not NULL:
+            with nogil:  # the producer may wait for threads of its own that want the GIL
+                stream.release(&stream)
         return 0
 
     cdef RecordBatch empty(self):
