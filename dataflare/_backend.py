@@ -32,6 +32,7 @@ __all__ = [
     "StartsWith",
     "Upper",
     "backend",
+    "c_functions",
     "filter_plugin",
     "is_inside",
     "map_plugin",
@@ -62,15 +63,18 @@ if TYPE_CHECKING or backend == "cython":
         )
         from dataflare._compiled.chain import Chain
         from dataflare._compiled.counters import Histogram, PluginCounters
+        from dataflare._compiled.functions import (
+            FilterPlugin,
+            MapPlugin,
+            filter_plugin,
+            map_plugin,
+        )
         from dataflare._compiled.loop import run_batch, run_record
         from dataflare._compiled.output import plugin_name
         from dataflare._compiled.plugin import (
             DataFlarePlugin,
-            FilterPlugin,
-            MapPlugin,
             NativePlugin,
-            filter_plugin,
-            map_plugin,
+            c_functions,
             set_state,
         )
         from dataflare._compiled.pool import Buffer, MemoryPool
@@ -103,6 +107,7 @@ else:
         FilterPlugin,
         MapPlugin,
         NativePlugin,
+        c_functions,
         filter_plugin,
         map_plugin,
         plugin_name,

@@ -33,7 +33,17 @@ SWITCHED = {
     "streams": ["BatchSizer", "run_stream", "taker"],
     "workers": ["Workers", "has_gil"],
 }
-SHARED = ("_compiled", "_pure", "_build_info", "_idle", "_ledger", "config", "errors", "types")
+SHARED = (
+    "_compiled",
+    "_pure",
+    "_build_info",
+    "_idle",
+    "_ledger",
+    "_pointers",
+    "config",
+    "errors",
+    "types",
+)
 
 
 def load_backend(name: str) -> SimpleNamespace:

@@ -2,19 +2,28 @@
 # which ends in the ABI's number, and looks it up when it is imported. So a plugin of another ABI
 # is refused with a sentence before anything of it is called. Rules:
 #
-# - Never change a class below, nor a struct of dataflare.h, once it was released.
+# - Never change a class below, nor a struct of dataflare.h, once it was released: an older plugin
+#   reads and writes where its own file says. tests/cimport/abi.json has their layout.
+# - A plugin in Cython looks up every class of this file and of those that this file cimports, also
+#   where it uses none: so there is nothing here but the base classes.
+# - `check_size error`: a plugin that was built for smaller or larger instances is refused when it
+#   is imported, where Cython would only warn. It takes that option of `api` classes alone.
 # - To add a method, derive NativePluginABI<n+1> from the present class and let `NativePlugin` in
 #   dataflare/__init__.pxd be that; plugins of the old ABI go on working.
-# - To break with it, remove the old class: its name then raises the sentence.
-from dataflare._compiled.record cimport PluginRecord, PluginResult
+# - To break with it, remove the old class: its name then raises the sentence. DF_ABI_VERSION of
+#   dataflare.h, for plugins in C, is raised when one of the structs changes.
 from dataflare._compiled.types cimport df_batch, df_emitter, df_output, df_record
 
 
-cdef class DataFlarePlugin:
+cdef api class DataFlarePlugin [
+    object DataFlare_DataFlarePlugin, type DataFlare_DataFlarePlugin_Type, check_size error
+]:
     cdef object state                    # PluginState; None: nobody has set it yet
 
 
-cdef class NativePluginABI1(DataFlarePlugin):
+cdef api class NativePluginABI1(DataFlarePlugin) [
+    object DataFlare_NativePluginABI1, type DataFlare_NativePluginABI1_Type, check_size error
+]:
     # What the engine calls with the GIL held instead of without: for plugins that work on Python
     # objects. Set it in __cinit__ or __init__.
     cdef bint needs_gil
@@ -23,20 +32,5 @@ cdef class NativePluginABI1(DataFlarePlugin):
     cdef int c_process_batch(self, const df_batch *batch, df_output *out) except? -1 nogil
 
 
-cdef class MapPlugin(DataFlarePlugin):
-    cdef readonly object function
-    cdef readonly object name
-    cdef readonly bint thread_safe
-    cdef dict __dict__
-
-
-cdef class FilterPlugin(DataFlarePlugin):
-    cdef readonly object function
-    cdef readonly object name
-    cdef readonly bint thread_safe
-    cdef dict __dict__
-
-
-cdef bytes as_bytes(object data)
 cdef void fill_rest(df_record *record, const df_batch *batch, Py_ssize_t i) noexcept nogil
-cdef PluginResult process_single(NativePluginABI1 plugin, PluginRecord record, object guarded)
+cdef object process_single(NativePluginABI1 plugin, object given, object guarded)

@@ -104,13 +104,60 @@ def set_state(plugin: DataFlarePlugin, state: PluginState) -> None:
 
 
 class NativePlugin(DataFlarePlugin):
-    """Base class of plugins in Cython, which only the compiled backend can run."""
+    """Base class of plugins in Cython, C and the like, which only the compiled backend can run."""
 
     def __new__(cls, *args: object, **kwargs: object) -> NativePlugin:
-        raise PluginConfigurationError(
-            "a native plugin needs the compiled backend: unset DATAFLARE_PURE_PYTHON, or install "
-            "a DataFlare that was built without -Dpure_python=true"
-        )
+        raise native_refused()
+
+    @staticmethod
+    def from_function(
+        function: object,
+        *,
+        name: str | None = None,
+        state: object = None,
+        thread_safe: bool = False,
+        description: str = "",
+    ) -> NativePlugin:
+        """A plugin of a C function: on the compiled backend.
+
+        Raises
+        ------
+        PluginConfigurationError
+            Always.
+        """
+        raise native_refused()
+
+    @staticmethod
+    def from_capsule(
+        capsule: object, *, name: str | None = None, config: str | bytes = ""
+    ) -> NativePlugin:
+        """A plugin of a capsule: on the compiled backend.
+
+        Raises
+        ------
+        PluginConfigurationError
+            Always.
+        """
+        raise native_refused()
+
+
+def native_refused() -> PluginConfigurationError:
+    """What there is to say of a native plugin here."""
+    return PluginConfigurationError(
+        "a native plugin needs the compiled backend: unset DATAFLARE_PURE_PYTHON, or install "
+        "a DataFlare that was built without -Dpure_python=true"
+    )
+
+
+def c_functions() -> dict[str, int]:
+    """Addresses of the functions of dataflare.h: on the compiled backend.
+
+    Raises
+    ------
+    PluginConfigurationError
+        Always.
+    """
+    raise native_refused()
 
 
 def plugin_name(plugin: Any) -> str:

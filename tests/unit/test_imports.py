@@ -11,10 +11,10 @@ PACKAGE = Path(__file__).parents[2] / "dataflare"
 # A module may import from the lines above its own, and from no other.
 ROOMS = [
     {"_build_info", "errors", "config", "types", "units"},
-    {"_idle", "_ledger"},
+    {"_idle", "_ledger", "_pointers"},
     {"_compiled", "_pure"},
     {"_backend"},
-    {"files", "loading", "metrics", "plugins", "recovery", "tuner", "workers"},
+    {"files", "loading", "metrics", "native", "plugins", "recovery", "tuner", "workers"},
     {"batching", "service"},
     {"health", "monitor", "streams"},
     {"report_plots"},
@@ -34,8 +34,8 @@ BACKEND_ROOMS = [
     {"result"},
     {"output"},
     {"plugin"},
-    {"chain"},
-    {"builtin", "loop"},
+    {"chain", "functions"},
+    {"builtin", "c_plugin", "loop"},
     {"runner"},
 ]
 IMPORT = re.compile(r"^[ \t]*from\s+([\w.]+)\s+c?import\s+(\([^)]*|[^\n#]*)", re.M)
