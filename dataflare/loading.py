@@ -14,7 +14,7 @@ from dataflare.errors import (
 )
 from dataflare.types import API_VERSION
 
-__all__ = ["load_attribute", "make_plugin"]
+__all__ = ["load_attribute", "make_plugin", "new_plugin"]
 
 
 def load_attribute(spec: str) -> object:
@@ -59,12 +59,9 @@ def make_plugin(plugin: object) -> DataFlarePlugin:
     IncompatiblePluginError
         The plugin was written for another API version.
     """
-    if isinstance(plugin, str):
-        plugin = load_attribute(plugin)
-    if not isinstance(plugin, DataFlarePlugin):
-        plugin = _call(plugin)
+    made = new_plugin(plugin)
     try:
-        wanted = plugin.info().api_version
+        wanted = made.info().api_version
     except PluginError:
         raise
     except Exception as error:
@@ -73,11 +70,26 @@ def make_plugin(plugin: object) -> DataFlarePlugin:
         ) from error
     if wanted != API_VERSION:
         raise IncompatiblePluginError(
-            f"the plugin {plugin.info().name!r} was written for API version {wanted}, "
+            f"the plugin {made.info().name!r} was written for API version {wanted}, "
             f"this DataFlare has version {API_VERSION}"
         )
-    _check_retryable_errors(plugin)
-    return plugin
+    _check_retryable_errors(made)
+    return made
+
+
+def new_plugin(plugin: object) -> DataFlarePlugin:
+    """`make_plugin`, but nothing is asked about the version of the API.
+
+    Raises
+    ------
+    TypeError
+        It is nothing that makes a plugin.
+    PluginInitializationError
+        The class or factory raised.
+    """
+    if isinstance(plugin, str):
+        plugin = load_attribute(plugin)
+    return plugin if isinstance(plugin, DataFlarePlugin) else _call(plugin)
 
 
 def _check_retryable_errors(plugin: DataFlarePlugin) -> None:

@@ -2,7 +2,7 @@
 
 | language | what happens |
 |---|---|
-| python | runs, in one namespace for the whole document; ``print(...)  # text`` must print that text, in which ``...`` stands for anything; ``# about ...`` is not checked |
+| python | runs, in one namespace for the whole document; ``print(...)  # text`` must print that text, in which ``...`` stands for anything; ``# about ...`` is not checked; is not run but written to the file that its first line names: ``# words.py`` |
 | cython | compiled against the DataFlare that is installed, as the module that its first line names: ``# words.pyx`` |
 | sh | runs in bash, which stops at the first command that fails |
 | c | must compile without a warning against ``dataflare.h``, as C99 and as C++11; is written to the file that its first line names: ``/* words.c */`` |
@@ -103,6 +103,9 @@ def run(blocks: list[Block]) -> None:
 
 def run_python(block: Block, namespace: dict[str, Any]) -> None:
     """Run Python code; a traceback shows the lines of the document."""
+    if named := re.match(r"# (\w+\.py)\n", block.code):
+        Path(named[1]).write_text(block.code)
+        return
     tree = ast.increment_lineno(ast.parse(block.code, str(block.path)), block.line - 1)
     output = StringIO()
     with redirect_stdout(output):

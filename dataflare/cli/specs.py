@@ -12,15 +12,17 @@ import importlib.util
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from dataflare import plugins
 from dataflare._backend import DataFlarePlugin
 from dataflare.errors import PluginConfigurationError, PluginError
 from dataflare.loading import load_attribute, make_plugin
 
-__all__ = ["BUILTINS", "Builtin", "load_plugin"]
+__all__ = ["BUILTINS", "Builtin", "load_plugin", "load_source"]
 
 _UP_TO_COLON = re.compile(r"((?:\\.|[^:\\])*):", re.DOTALL)
 _ESCAPED = re.compile(r"\\([:\\])")
@@ -83,14 +85,43 @@ def load_plugin(spec: str) -> DataFlarePlugin:
     PluginError
         There is none, or it cannot be made.
     """
-    head, colon, text = spec.partition(":")
-    name, *options = head.split(",")
+    with _named(spec):
+        make = _builtin(spec)
+        return make_plugin(_load(spec)) if make is None else make()
+
+
+def load_source(spec: str) -> object:
+    """What makes the plugin that `spec` describes, or that plugin itself.
+
+    Raises
+    ------
+    PluginError
+        There is none.
+    """
+    with _named(spec):
+        make = _builtin(spec)
+        if make is None:
+            return _load(spec)
+        make()  # to see whether it can be made
+        return make
+
+
+@contextmanager
+def _named(spec: str) -> Iterator[None]:
+    """Say of every error which plugin it is about."""
     try:
-        if name in BUILTINS:
-            return BUILTINS[name].make(options, text if colon else None)
-        return make_plugin(_load(spec))
+        yield
     except (PluginError, TypeError, ValueError) as error:
         raise PluginConfigurationError(f"the plugin {spec!r} cannot be used: {error}") from error
+
+
+def _builtin(spec: str) -> Callable[[], DataFlarePlugin] | None:
+    """What makes a plugin of the library, if `spec` names one."""
+    head, colon, text = spec.partition(":")
+    name, *options = head.split(",")
+    if name not in BUILTINS:
+        return None
+    return partial(BUILTINS[name].make, options, text if colon else None)
 
 
 def _split(text: str | None, count: int) -> list[str] | None:

@@ -23,6 +23,7 @@ ROOMS = [
     {"manager"},
     {"figures"},
     {"otel", "prometheus"},
+    {"testing"},
     {"cli"},
 ]
 # The same inside both backends; some modules exist in one of them only.
