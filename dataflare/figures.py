@@ -17,7 +17,7 @@ from dataflare.types import CircuitState, PoolStats
 if TYPE_CHECKING:
     from dataflare.manager import PluginManager
     from dataflare.metrics import PluginMetrics
-    from dataflare.monitor import PluginStatus, SystemStatus
+    from dataflare.observer import PluginStatus, SystemStatus
 
 __all__ = ["FIGURES", "Figure", "Kind", "Reading", "labels", "points"]
 

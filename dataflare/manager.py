@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from types import MappingProxyType, TracebackType
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from dataflare._backend import (
     BatchResult,
@@ -33,8 +33,9 @@ from dataflare._backend import (
     is_inside,
     set_state,
 )
+from dataflare._later import Later
 from dataflare.batching import as_batch
-from dataflare.config import PluginManagerConfig, seconds
+from dataflare.config import PluginManagerConfig
 from dataflare.errors import (
     DuplicatePluginError,
     PluginError,
@@ -43,16 +44,26 @@ from dataflare.errors import (
     UnknownPluginError,
     sentence_of,
 )
-from dataflare.health import HealthReport, Probes, Verdict, check_pool, check_workers
 from dataflare.loading import make_plugin
-from dataflare.metrics import PluginHistograms, PluginMetrics
-from dataflare.monitor import Monitor, PluginStatus, Sample, SystemStatus, Totals
-from dataflare.recovery import SHARED_SLOTS, DeadLetterSink
-from dataflare.report import ReportFile
+from dataflare.monitor import Monitor
+from dataflare.recovery import SHARED_SLOTS
 from dataflare.service import PluginService, each_once
 from dataflare.streams import run_stream
 from dataflare.types import PluginState, PoolStats
 from dataflare.workers import Workers
+
+if TYPE_CHECKING:
+    from dataflare import dead_letters as _dead_letters
+    from dataflare import observer as _observer
+    from dataflare import report as _report
+    from dataflare.health import HealthReport
+    from dataflare.metrics import PluginHistograms, PluginMetrics
+    from dataflare.observer import Observer, SystemStatus
+    from dataflare.samples import Sample
+else:
+    _dead_letters = Later("dataflare.dead_letters")
+    _observer = Later("dataflare.observer")
+    _report = Later("dataflare.report")
 
 __all__ = ["PluginManager"]
 
@@ -90,9 +101,8 @@ class PluginManager:
             if batches.enable_parallel and batches.parallelism > 1
             else None
         )
-        self._monitor = Monitor(config.max_samples)
-        self._probes = Probes()
-        self._last_health: HealthReport | None = None
+        self._monitor = Monitor()
+        self._observer: Observer | None = None  # made by `_observe`
         self._lock = threading.RLock()
         self._services: dict[str, PluginService] = {}
         self._claimed: dict[int, DataFlarePlugin] = {}  # every instance that is not cleaned up yet
@@ -157,7 +167,9 @@ class PluginManager:
         self._check(name)
         if name in self._services:
             raise DuplicatePluginError(f"a plugin {name!r} is registered already", plugin=name)
-        sink = None if dead_letters is None else DeadLetterSink(dead_letters, self.pool)
+        sink = None
+        if dead_letters is not None:
+            sink = _dead_letters.DeadLetterSink(dead_letters, self.pool)
         started: list[DataFlarePlugin] = []
         try:
             slots = self._start(name, plugin, config, started)
@@ -438,7 +450,7 @@ class PluginManager:
         if not isinstance(name, str):
             raise TypeError(f"the name of a plugin must be str, not {type(name).__name__}")
         service = self._services.get(name)
-        return None if service is None else _metrics_of(service)
+        return None if service is None else self._observe().metrics(service)
 
     def get_all_metrics(self) -> dict[str, PluginMetrics]:
         """What every plugin did so far, by name.
@@ -447,7 +459,8 @@ class PluginManager:
         -------
         dict of str to PluginMetrics
         """
-        return {name: _metrics_of(service) for name, service in self._services.copy().items()}
+        metrics = self._observe().metrics
+        return {name: metrics(each) for name, each in self._services.copy().items()}
 
     def get_histograms(self, name: str) -> PluginHistograms | None:
         """How long a plugin took so far, as whole distributions.
@@ -462,10 +475,7 @@ class PluginManager:
             Copies, that do not change any more; None if there is no plugin of that name.
         """
         service = self._services.get(name)
-        if service is None:
-            return None
-        counters = service.counters
-        return PluginHistograms(counters.latency.copy(), counters.batch_latency.copy())
+        return None if service is None else self._observe().histograms(service)
 
     def get_memory_pool_stats(self) -> PoolStats | None:
         """The counts of the manager's memory pool.
@@ -496,24 +506,12 @@ class PluginManager:
         TypeError, ValueError
             `timeout` is no duration.
         """
-        limit = self.config.health_check_timeout if timeout is None else seconds("timeout", timeout)
-        report = HealthReport(
-            plugins=self._probes.check(self._services.copy(), limit),
-            pool=check_pool(self.pool),
-            workers=check_workers(self._workers),
-            checked_at=time.time(),
-        )
-        if report.verdict is not Verdict.HEALTHY:
-            for part, health in report.parts().items():
-                if health.verdict is not Verdict.HEALTHY:
-                    _logger.warning("%s is %s: %s", part, health.verdict.value, health.reason)
-        self._last_health = report
-        return report
+        return self._observe().check_health(self._services.copy(), timeout)
 
     @property
     def last_health(self) -> HealthReport | None:
         """HealthReport or None: What the latest health check found."""
-        return self._last_health
+        return None if self._observer is None else self._observer.last_health
 
     def take_sample(self) -> Sample:
         """Keep a sample of all metrics, as happens every ``config.monitoring_interval`` seconds.
@@ -522,12 +520,12 @@ class PluginManager:
         -------
         Sample
         """
-        return self._monitor.take(self._services.copy(), self.pool)
+        return self._observe().take_sample(self._services.copy())
 
     @property
     def samples(self) -> list[Sample]:
         """list of Sample: The latest ``config.max_samples``, the oldest first."""
-        return self._monitor.samples
+        return [] if self._observer is None else self._observer.samples
 
     def get_system_status(self) -> SystemStatus:
         """State, plugins, threads, memory and totals.
@@ -536,36 +534,8 @@ class PluginManager:
         -------
         SystemStatus
         """
-        services = self._services.copy()
-        counted = [service.counters for service in services.values()]
-        return SystemStatus(
-            state="closed" if self._closed else "running",
-            uptime=time.monotonic() - self._began,
-            plugins={
-                name: PluginStatus(
-                    state=DataFlarePlugin.get_state(service.runner.plugin),
-                    enabled=service.runner.enabled,
-                    instances=len(service.instances),
-                    running=service.runner.running,
-                    circuit=service.breaker.state,
-                    times_opened=service.breaker.times_opened,
-                )
-                for name, service in services.items()
-            },
-            workers=0 if self._workers is None else self._workers.alive,
-            max_workers=0 if self._workers is None else self._workers.size - 1,
-            memory=self.pool.get_stats(),
-            totals=Totals(
-                total_processed=sum(each.records for each in counted),
-                successful=sum(each.success for each in counted),
-                filtered=sum(each.filtered for each in counted),
-                skipped=sum(each.skipped for each in counted),
-                failed=sum(each.failed for each in counted),
-                dead_lettered=sum(each.dead_lettered for each in counted),
-                bytes_in=sum(each.bytes_in for each in counted),
-                bytes_out=sum(each.bytes_out for each in counted),
-            ),
-        )
+        state = "closed" if self._closed else "running"
+        return self._observe().status(state, self._services.copy())
 
     def export_performance_report(self, path: str | os.PathLike[str]) -> None:
         """Write all figures to a file, after a last sample and a health check.
@@ -587,7 +557,7 @@ class PluginManager:
         """
         if self._closed:
             raise PluginError("the manager is closed, and so has nothing to report")
-        with ReportFile(path) as file:
+        with _report.ReportFile(path) as file:
             file.write(self)
 
     def close(self) -> None:
@@ -609,7 +579,8 @@ class PluginManager:
             for service in reversed(services.values()):
                 stack.callback(self._retire, service)
             stack.callback(self._monitor.stop, wait=not is_inside())
-            stack.callback(self._probes.close)
+            if self._observer is not None:
+                stack.callback(self._observer.close)
         if self._debug:
             _logger.debug("closed the manager")
 
@@ -693,6 +664,14 @@ class PluginManager:
         started.append(instance)
         return instance
 
+    def _observe(self) -> Observer:
+        if self._observer is None:
+            make = _observer.Observer  # imported without the lock
+            with self._lock:
+                if self._observer is None:
+                    self._observer = make(self.config, self.pool, self._workers, self._began)
+        return self._observer
+
     def _watch(self) -> None:
         self._monitor.watch(
             self,
@@ -735,7 +714,8 @@ class PluginManager:
     def _after_fork(self) -> None:
         """In the child of a fork, where other threads are gone."""
         self._lock = threading.RLock()
-        self._probes = Probes()
+        if self._observer is not None:
+            self._observer.after_fork()
         for service in self._services.values():
             service.after_fork()
         if self._workers is not None:
@@ -750,10 +730,6 @@ def _after_fork() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork)
-
-
-def _metrics_of(service: PluginService) -> PluginMetrics:
-    return PluginMetrics.of(service.counters, service.exclusive_times())
 
 
 def _unknown(name: str) -> UnknownPluginError:

@@ -33,7 +33,8 @@ from dataflare.errors import PluginConfigurationError
 from dataflare.files import OutputFile
 from dataflare.health import HealthReport
 from dataflare.metrics import PluginMetrics
-from dataflare.monitor import Sample, SystemStatus
+from dataflare.observer import SystemStatus
+from dataflare.samples import Sample
 from dataflare.types import PoolStats
 
 __all__ = ["SCHEMA", "ReportFile", "report_of"]

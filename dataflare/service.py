@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from dataflare._backend import (
     BatchResult,
@@ -42,16 +42,12 @@ from dataflare.errors import (
     PluginTimeoutError,
     sentence_of,
 )
-from dataflare.recovery import (
-    SHARED_SLOTS,
-    CircuitBreaker,
-    DeadLetter,
-    DeadLetterSink,
-    is_retryable,
-    retry_delay,
-)
+from dataflare.recovery import SHARED_SLOTS, CircuitBreaker, is_retryable, retry_delay
 from dataflare.types import CircuitState, PluginState
 from dataflare.workers import Workers, has_gil
+
+if TYPE_CHECKING:
+    from dataflare.dead_letters import DeadLetterSink
 
 __all__ = ["PluginService"]
 
@@ -504,7 +500,7 @@ class PluginService:
     def _bury(self, record: PluginRecord, index: int, error: PluginError, attempts: int) -> bool:
         """Hand a record to the sink of dead letters; whether there is one that accepted it."""
         return self.dead_letters is not None and self.dead_letters.deliver(
-            DeadLetter(self.name, record, index, error, attempts)
+            self.name, record, index, error, attempts
         )
 
     def _note_kinds(self, errors: list[PluginError]) -> None:

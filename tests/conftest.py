@@ -14,6 +14,8 @@ import pytest
 from building import EXAMPLE, build, import_from
 from hypothesis import settings
 
+from dataflare._later import Later
+
 settings.register_profile("default", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True)
 settings.register_profile("quick", deadline=None, derandomize=True, max_examples=10)
@@ -22,13 +24,14 @@ settings.load_profile("ci" if os.environ.get("CI") else "default")
 ROOMS = {"cython": "dataflare._compiled.", "python": "dataflare._pure."}
 SWITCHED = {
     "batching": ["BatchAdapter", "BatchPlugin", "as_batch"],
+    "dead_letters": ["DeadLetter", "DeadLetterSink"],
     "health": ["HealthReport", "PartHealth", "Probes", "Verdict", "check_pool", "check_workers"],
     "manager": ["PluginManager"],
     "metrics": ["PluginMetrics"],
     "monitor": ["Monitor"],
     "otel": ["instrument"],
     "prometheus": ["ManagerCollector", "serve_metrics"],
-    "recovery": ["CircuitBreaker", "DeadLetter", "DeadLetterSink", "is_retryable", "retry_delay"],
+    "recovery": ["CircuitBreaker", "is_retryable", "retry_delay"],
     "report": ["report_of"],
     "service": ["PluginService"],
     "streams": ["BatchSizer", "run_stream", "taker"],
@@ -40,6 +43,7 @@ SHARED = (
     "_pure",
     "_build_info",
     "_idle",
+    "_later",
     "_ledger",
     "_pointers",
     "config",
@@ -78,6 +82,11 @@ def load_switched(name: str) -> dict[str, ModuleType]:
         importlib.import_module("dataflare")
         for module in SWITCHED:
             importlib.import_module(f"dataflare.{module}")
+        for module in [*sys.modules]:
+            if module.partition(".")[0] == "dataflare":
+                for value in vars(sys.modules[module]).copy().values():
+                    if isinstance(value, Later):
+                        value.load()  # while its backend is the one that is found
         return {
             module: sys.modules.pop(module)
             for module in [*sys.modules]

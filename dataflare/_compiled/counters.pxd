@@ -14,7 +14,9 @@ cdef class Histogram:
     cdef readonly int64_t max
     cdef int64_t[BUCKETS] buckets
 
+    # The caller knows that count and sum stay below 2**63, as a few centuries of nanoseconds do.
     cdef void c_record(self, int64_t value, int64_t count) noexcept nogil
+    cdef int check_room(self, int64_t count, int64_t sum) except -1
 
 
 cdef enum:

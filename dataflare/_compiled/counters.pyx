@@ -7,6 +7,7 @@ HdrHistogram (G. Tene, https://hdrhistogram.org) with five bits of sub-bucket.
 """
 cimport cython
 from libc.math cimport ceil
+from libc.stdint cimport INT64_MAX
 from libc.string cimport memset
 
 import time
@@ -24,6 +25,8 @@ cdef extern from *:
     #endif
     """
     int df_bit_length(unsigned long long value) noexcept nogil
+
+cdef str TOO_MUCH = "the count and the sum of a histogram must fit into 64 bits"
 
 
 cdef inline Py_ssize_t bucket_of(int64_t value) noexcept nogil:
@@ -68,10 +71,20 @@ cdef class Histogram:
         ------
         ValueError
             `count` is negative.
+        OverflowError
+            The count or the sum of all values would not fit into 64 bits.
         """
         if count < 0:
             raise ValueError(f"count cannot be negative, it was {count}")
+        if value > 0 and count > INT64_MAX // value:
+            raise OverflowError(TOO_MUCH)
+        self.check_room(count, max(value, 0) * count)
         self.c_record(value, count)
+
+    cdef int check_room(self, int64_t count, int64_t sum) except -1:
+        if count > INT64_MAX - self.count or sum > INT64_MAX - self.sum:
+            raise OverflowError(TOO_MUCH)
+        return 0
 
     cdef void c_record(self, int64_t value, int64_t count) noexcept nogil:
         if count == 0:
@@ -92,10 +105,16 @@ cdef class Histogram:
         Parameters
         ----------
         other : Histogram
+
+        Raises
+        ------
+        OverflowError
+            The count or the sum of all values would not fit into 64 bits.
         """
         cdef Py_ssize_t i
         if other.count == 0:
             return
+        self.check_room(other.count, other.sum)
         if self.count == 0 or other.min < self.min:
             self.min = other.min
         if other.max > self.max:

@@ -17,6 +17,8 @@ _CHUNKS = 16
 _SECONDS = 16
 _LINEAR_BITS = 5
 _BUCKETS = (64 - _LINEAR_BITS) << _LINEAR_BITS
+_MOST = (1 << 63) - 1  # what the compiled backend can count
+_TOO_MUCH = "the count and the sum of a histogram must fit into 64 bits"
 
 _lock = threading.RLock()  # several threads may count for one plugin
 
@@ -74,17 +76,26 @@ class Histogram:
         ------
         ValueError
             `count` is negative.
+        OverflowError
+            The count or the sum of all values would not fit into 64 bits.
         """
         if count < 0:
             raise ValueError(f"count cannot be negative, it was {count}")
+        value = max(value, 0)
+        if value > _MOST:
+            raise OverflowError(_TOO_MUCH)
+        self._check_room(count, value * count)
         if count == 0:
             return
-        value = max(value, 0)
         self._buckets[_bucket_of(value)] += count
         self.min = value if self.count == 0 else min(self.min, value)
         self.max = max(self.max, value)
         self.count += count
         self.sum += value * count
+
+    def _check_room(self, count: int, total: int) -> None:
+        if count > _MOST - self.count or total > _MOST - self.sum:
+            raise OverflowError(_TOO_MUCH)
 
     def merge(self, other: "Histogram") -> None:
         """Add all that another histogram recorded.
@@ -92,9 +103,15 @@ class Histogram:
         Parameters
         ----------
         other : Histogram
+
+        Raises
+        ------
+        OverflowError
+            The count or the sum of all values would not fit into 64 bits.
         """
         if other.count == 0:
             return
+        self._check_room(other.count, other.sum)
         self.min = other.min if self.count == 0 else min(self.min, other.min)
         self.max = max(self.max, other.max)
         self.count += other.count

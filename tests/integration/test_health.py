@@ -276,7 +276,7 @@ def test_plugins_that_are_gone_are_forgotten(manager, answering) -> None:
     release.set()
     wait_until(lambda: not threads_named("dataflare-health"))
     manager.health_check()
-    assert manager._probes._open == {}
+    assert manager._observe()._probes._open == {}
 
 
 @pytest.mark.parametrize(

@@ -247,6 +247,7 @@ class Recovery(RuleBasedStateMachine):
         if state is CLOSED:
             assert not (failed and too_many and before is CLOSED)
         elif before is CLOSED:
+            assert failed
             assert too_many
 
     @invariant()

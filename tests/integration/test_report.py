@@ -452,8 +452,8 @@ def test_a_page_without_its_packages(manager, tmp_path, monkeypatch) -> None:
         return None if name == "pygal" else find(name)
 
     # Every backend has its own module of reports: the one that this manager uses.
-    module = type(manager).export_performance_report.__globals__["ReportFile"].__init__.__globals__
-    monkeypatch.setitem(module, "find_spec", lacking)
+    module = type(manager).export_performance_report.__globals__["_report"].load()
+    monkeypatch.setattr(module, "find_spec", lacking)
     with pytest.raises(PluginConfigurationError, match=r"pip install 'dataflare\[report\]'"):
         manager.export_performance_report(tmp_path / "report.html")
     manager.export_performance_report(tmp_path / "report.json")

@@ -11,12 +11,14 @@ PACKAGE = Path(__file__).parents[2] / "dataflare"
 # A module may import from the lines above its own, and from no other.
 ROOMS = [
     {"_build_info", "errors", "config", "types", "units"},
-    {"_idle", "_ledger", "_pointers"},
+    {"_idle", "_later", "_ledger", "_pointers"},
     {"_compiled", "_pure"},
     {"_backend"},
     {"files", "loading", "metrics", "native", "plugins", "recovery", "tuner", "workers"},
-    {"batching", "service"},
-    {"health", "monitor", "streams"},
+    {"batching", "dead_letters"},
+    {"service"},
+    {"health", "monitor", "samples", "streams"},
+    {"observer"},
     {"report_plots"},
     {"report_page"},
     {"report"},
