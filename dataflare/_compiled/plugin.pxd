@@ -8,8 +8,11 @@
 #   where it uses none: so there is nothing here but the base classes.
 # - `check_size error`: a plugin that was built for smaller or larger instances is refused when it
 #   is imported, where Cython would only warn. It takes that option of `api` classes alone.
+# - `c_end` stays behind all other methods of its class. A table of methods carries neither a version
+#   nor a size; one in which something else stands at this place was built with other methods, and
+#   a plugin that has it is refused when it is made: see `check_table`.
 # - To add a method, derive NativePluginABI<n+1> from the present class and let `NativePlugin` in
-#   dataflare/__init__.pxd be that; plugins of the old ABI go on working.
+#   dataflare/__init__.pxd be that; plugins of the old ABI go on working. It gets an end of its own.
 # - To break with it, remove the old class: its name then raises the sentence. DF_ABI_VERSION of
 #   dataflare.h, for plugins in C, is raised when one of the structs changes.
 from dataflare._compiled.types cimport df_batch, df_emitter, df_output, df_record
@@ -30,6 +33,7 @@ cdef api class NativePluginABI1(DataFlarePlugin) [
 
     cdef int c_process(self, const df_record *record, df_emitter *out) except? -1 nogil
     cdef int c_process_batch(self, const df_batch *batch, df_output *out) except? -1 nogil
+    cdef void c_end(self) noexcept nogil  # nobody's: see above
 
 
 cdef void fill_rest(df_record *record, const df_batch *batch, Py_ssize_t i) noexcept nogil

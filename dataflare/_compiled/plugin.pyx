@@ -1,4 +1,5 @@
 """The base classes of plugins, and how a native one runs."""
+from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.string cimport memset
 
 from dataflare._compiled.output cimport Output, Run, member_name, rewind_mark, settle
@@ -8,8 +9,18 @@ from dataflare._compiled.types cimport df_fail
 
 import importlib
 
-from dataflare.errors import PluginConfigurationError
+from dataflare.errors import IncompatiblePluginError, PluginConfigurationError
 from dataflare.types import PluginInfo, PluginState
+
+cdef extern from *:
+    """
+    /* What stands at the end of a class's table of methods. The names are Cython's. */
+    #define DF_TABLE(name) name##_9dataflare_9_compiled_6plugin_NativePluginABI1
+    #define df_end_of(table) ((void *)((struct DF_TABLE(__pyx_vtabstruct) *)(table))->c_end)
+    #define df_own_end() ((void *)DF_TABLE(__pyx_vtabptr)->c_end)
+    """
+    void *df_end_of(void *table) nogil
+    void *df_own_end() nogil
 
 # Longer records are processed without the GIL even one by one; shorter ones are done sooner than
 # the GIL is given up and taken again.
@@ -117,6 +128,9 @@ cdef api class NativePluginABI1(DataFlarePlugin) [
     function is made one by `from_function`, a ``df_plugin`` of ``dataflare.h`` by `from_capsule`.
     """
 
+    def __cinit__(self):
+        check_table(type(self))
+
     @property
     def releases_gil(self):
         """bool: Whether the engine runs it without the GIL."""
@@ -148,6 +162,9 @@ cdef api class NativePluginABI1(DataFlarePlugin) [
             status = self.c_process(&record, &out.emitter)
             settle(run, status, &batch.values[i], mark)
         return 0
+
+    cdef void c_end(self) noexcept nogil:
+        pass
 
     def process(self, record):
         """Run ``c_process`` on one record.
@@ -242,6 +259,21 @@ cdef api class NativePluginABI1(DataFlarePlugin) [
         return c_door("from_capsule")(capsule, name=name, config=config)
 
 
+cdef int check_table(object kind) except -1:
+    """Refuse a class whose methods stand in other places than here: calling one would call another.
+
+    The table of a class that was built with fewer methods is shorter, so what stands at the place
+    of the end may be other static data of its module. It is compared, not followed.
+    """
+    cdef void *table = PyCapsule_GetPointer(kind.__pyx_vtable__, NULL)
+    if df_end_of(table) != df_own_end():
+        raise IncompatiblePluginError(
+            f"the plugin class {kind.__qualname__} was built with other methods of {BASE} than "
+            f"this DataFlare has: {AGAIN}"
+        )
+    return 0
+
+
 cdef object c_door(str name):
     """What makes plugins of C functions: of a module above this one, which few programs need.
 
@@ -305,6 +337,8 @@ cdef object own(object data):
 
 
 NativePlugin = NativePluginABI1
+cdef str BASE = NativePlugin.__name__
+cdef str AGAIN = "build the plugin again with the DataFlare it runs with"
 
 
 def __getattr__(name):
@@ -313,7 +347,6 @@ def __getattr__(name):
         base = "NativePluginABI"
         raise ImportError(
             f"the plugin was built for DataFlare's native ABI {name[len(base):]}, this DataFlare "
-            f"has ABI {NativePlugin.__name__[len(base):]}: build the plugin again with the "
-            f"DataFlare it runs with"
+            f"has ABI {BASE[len(base):]}: {AGAIN}"
         )
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -56,6 +56,14 @@ cdef class Old(NativePlugin):
     def what(self):
         return self.kept
 """
+OLD_BATCH = """
+from dataflare cimport Batch, Output, pass_on
+cdef class OldBatch(Old):
+    cdef int c_process_batch(self, const Batch *batch, Output *out) except? -1 nogil:
+        while out.position < batch.length:
+            pass_on(out, batch)
+        return 0
+"""
 
 
 def cython(source: Path, package: Path) -> Path:
@@ -92,15 +100,29 @@ def field_name(declaration: str) -> str:
     return found[1]
 
 
+CLASSES: dict[str, dict[str, str]] = {}  # of a plugin.pxd, by its text: to ask Cython takes long
+
+
+def classes_of(package: Path, folder: Path) -> dict[str, str]:
+    """The structs that Cython makes of the classes in plugin.pxd, and their bodies."""
+    declared = (package / "_compiled" / "plugin.pxd").read_text()
+    if declared not in CLASSES:
+        probe = folder / "probe.pyx"
+        probe.write_text(PROBE)
+        text = cython(probe, package).read_text()
+        found = re.findall(r"^struct (\w+) \{$(.*?)^\};$", text, re.DOTALL | re.M)
+        CLASSES[declared] = {
+            name: body for name, body in found if re.search("^DataFlare_|6plugin_", name)
+        }
+    return CLASSES[declared]
+
+
 def layout(package: Path, folder: Path) -> dict[str, object]:
     """What plugins depend on, as the compiler sees it; classes count from behind the object head.
 
     The structs are read from the header, and the classes from what Cython makes of the .pxd files.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    probe = folder / "probe.pyx"
-    probe.write_text(PROBE)
-    text = cython(probe, package).read_text()
     header = (package / "include" / "dataflare.h").read_text()
     structs = {
         name: (name, 0, declarations(body))
@@ -109,15 +131,14 @@ def layout(package: Path, folder: Path) -> dict[str, object]:
         )
     }
     tables = {}
-    for name, body in re.findall(r"^struct (\w+) \{$(.*?)^\};$", text, re.DOTALL | re.M):
-        own = name.startswith("DataFlare_")
-        if own or "6plugin_" in name:
-            fields = [one for one in declarations(body) if one != "PyObject_HEAD"]
-            fields = [one.removeprefix("PyObject_HEAD ") for one in fields]
-            if own:
-                structs[name] = (f"struct {name}", 1, fields)
-            else:
-                tables[name] = (f"struct {name}", 0, fields)
+    classes = classes_of(package, folder)
+    for name, body in classes.items():
+        fields = [one for one in declarations(body) if one != "PyObject_HEAD"]
+        fields = [one.removeprefix("PyObject_HEAD ") for one in fields]
+        if name.startswith("DataFlare_"):
+            structs[name] = (f"struct {name}", 1, fields)
+        else:
+            tables[name] = (f"struct {name}", 0, fields)
     structs |= tables
     numbers = []
     for kind, head, fields in structs.values():
@@ -127,10 +148,14 @@ def layout(package: Path, folder: Path) -> dict[str, object]:
             base = head if name != "__pyx_base" else 0
             numbers.append(f"offsetof({kind}, {name}) - {base} * sizeof(PyObject)")
             numbers.append(f"sizeof((({kind} *)0)->{name}) - {head - base} * sizeof(PyObject)")
-    probe.with_suffix(".c").write_text(
-        f"{text}\nconst size_t layout_numbers[] = {{{', '.join(numbers)}}};\n"
+    names = "".join(f"struct {name};\n" for name in classes)
+    bodies = "".join(f"struct {name} {{{body}}};\n" for name, body in classes.items())
+    source = folder / "layout.c"
+    source.write_text(
+        f"#include <Python.h>\n#include <dataflare.h>\n{names}{bodies}"
+        f"const size_t layout_numbers[] = {{{', '.join(numbers)}}};\n"
     )
-    library = ctypes.CDLL(str(compile_c(probe.with_suffix(".c"), package, folder / "layout.so")))
+    library = ctypes.CDLL(str(compile_c(source, package, source.with_suffix(".so"))))
     values = iter((ctypes.c_size_t * len(numbers)).in_dll(library, "layout_numbers"))
     version = re.search(r"^#define DF_ABI_VERSION (\d+)$", header, re.M)
     status = re.search(r"^typedef enum df_status \{(.*?)\}", header, re.DOTALL | re.M)
@@ -186,6 +211,7 @@ FIRST_METHOD = (
 LAST_METHOD = (
     "    cdef int c_process_batch(self, const df_batch *batch, df_output *out) except? -1 nogil\n"
 )
+END = "    cdef void c_end(self) noexcept nogil  # nobody's: see above\n"
 ADDED_METHOD = "    cdef int c_added(self, int number) noexcept nogil\n"
 
 
@@ -193,6 +219,7 @@ PXD, HEADER = "_compiled/plugin.pxd", "include/dataflare.h"
 CHANGES = {
     "method in front": (PXD, FIRST_METHOD, ADDED_METHOD + FIRST_METHOD),
     "method at the end": (PXD, LAST_METHOD, LAST_METHOD + ADDED_METHOD),
+    "method behind the end": (PXD, END, END + ADDED_METHOD),
     "field of the base": (
         PXD,
         "    cdef object state",
@@ -229,7 +256,7 @@ def test_the_pinned_layout_sees_a_change(tmp_path, file, old, new):
 def old(tmp_path_factory):
     """A folder with plugins that were built against this version: `old` and `logwords`."""
     folder = tmp_path_factory.mktemp("old")
-    (folder / "old.pyx").write_text(OLD)
+    (folder / "old.pyx").write_text(OLD + OLD_BATCH)
     compile_c(cython(folder / "old.pyx", PACKAGE), PACKAGE, folder / f"old{SUFFIX}")
     source = ROOT / "examples" / "c_plugin" / "logwords.c"
     compile_c(source, PACKAGE, folder / f"logwords{SUFFIX}")
@@ -363,16 +390,37 @@ def test_a_class_that_was_taken_away(library, old):
     )
 
 
-def test_a_method_at_the_end_of_a_class(library, old):
-    """Against the rule: it works as long as nobody calls the method of an old plugin."""
-    library.change("_compiled/plugin.pxd", LAST_METHOD, LAST_METHOD + ADDED_METHOD)
-    library.change(
-        "_compiled/plugin.pyx",
-        "    def process(self, record):\n        \"\"\"Run ``c_process`` on one record.",
-        "    cdef int c_added(self, int number) noexcept nogil:\n        return number\n\n"
-        "    def process(self, record):\n        \"\"\"Run ``c_process`` on one record.",
-    )  # fmt: skip
-    library.rebuild("plugin", "chain", "loop")
+PROCESS = '    def process(self, record):\n        """Run ``c_process`` on one record.'
+ADDED_CODE = "    cdef int c_added(self, int number) noexcept nogil:\n        return number\n\n"
+
+
+def add_method(library, place, text):
+    """Add a method to the class itself."""
+    library.change("_compiled/plugin.pxd", place, text)
+    library.change("_compiled/plugin.pyx", PROCESS, ADDED_CODE + PROCESS)
+
+
+@pytest.mark.parametrize(
+    ("place", "text"),
+    [(FIRST_METHOD, ADDED_METHOD + FIRST_METHOD), (LAST_METHOD, LAST_METHOD + ADDED_METHOD)],
+    ids=["in front", "at the end"],
+)
+def test_a_method_in_a_class(library, old, place, text):
+    """Against the rule, without another name: no plugin is made, so nothing wrong is called."""
+    add_method(library, place, text)
+    library.rebuild("plugin")
+    for name in ("Old", "OldBatch"):
+        assert refusal(library.run(USE_OLD.replace("Old(", f"{name}("), old)) == (
+            f"dataflare.errors.IncompatiblePluginError: the plugin class {name} was built with "
+            "other methods of NativePluginABI1 than this DataFlare has: build the plugin again "
+            "with the DataFlare it runs with"
+        )
+
+
+def test_a_method_behind_the_end_of_a_class(library, old):
+    """Against the rule as well, but it works as long as nobody calls the method."""
+    add_method(library, END, END + ADDED_METHOD)
+    library.rebuild("plugin", "loop")
     done = library.run(USE_OLD, old)
     assert (done.returncode, done.stdout) == (0, OLD_WORKS), done.stderr
 
