@@ -236,6 +236,30 @@ def check(
     raise typer.Exit(check(options))
 
 
+@app.command(no_args_is_help=True)
+def new(
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="Of the package, and of the directory to make.")
+    ],
+    native: Annotated[
+        bool, typer.Option("--native", help="The plugin is written in Cython.")
+    ] = False,
+    in_c: Annotated[bool, typer.Option("--c", help="The plugin is written in C.")] = False,
+) -> None:
+    """Make a package with a plugin, to begin with.
+
+    It can be installed, has tests that check the plugin, and gives it the name NAME wherever a
+    plugin is named.
+
+    Exit status: 0 when it is made, 1 when it cannot be written, 2 when NAME cannot be used.
+    """
+    from dataflare.cli.new import new as make
+
+    if native and in_c:
+        raise typer.BadParameter("a plugin is written in Cython or in C: choose one of the two")
+    raise typer.Exit(make(name, "c" if in_c else "native" if native else "python"))
+
+
 @app.command()
 def plugins() -> None:
     """List the plugins of the library."""
