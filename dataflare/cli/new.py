@@ -43,10 +43,11 @@ KINDS = {
 """What a template needs to know of each kind of package."""
 
 _SUMMARY = "Strips white space around a value, and drops what is empty then."
-_NATIVE_NOTE = """ It takes a C compiler. pip builds in an
-environment of its own and gets DataFlare for it from an index; to build against the DataFlare that
-is installed, add `--no-build-isolation`, with the other packages that `pyproject.toml` requires for
-the build installed as well."""
+_NATIVE_NOTE = """
+
+It takes a C compiler. pip builds in an environment of its own, for which it gets DataFlare from an
+index. To build against the DataFlare that is installed, `pip install` what `pyproject.toml` names
+under `requires`, and add `--no-build-isolation`."""
 _TEMPLATES = Path(__file__).with_name("templates")
 _NAME = re.compile(r"[A-Za-z](?:[-_.]?[A-Za-z0-9])*")
 
