@@ -8,9 +8,9 @@
 #   where it uses none: so there is nothing here but the base classes.
 # - `check_size error`: a plugin that was built for smaller or larger instances is refused when it
 #   is imported, where Cython would only warn. It takes that option of `api` classes alone.
-# - `c_end` stays behind all other methods of its class. A table of methods carries neither a version
-#   nor a size; one in which something else stands at this place was built with other methods, and
-#   a plugin that has it is refused when it is made: see `check_table`.
+# - `c_end` stays behind all other methods of its class. A table of methods carries neither version
+#   nor size; one in which something else stands at this place was built with other methods, and a
+#   plugin that has it is refused when it is made: see `check_table`.
 # - To add a method, derive NativePluginABI<n+1> from the present class and let `NativePlugin` in
 #   dataflare/__init__.pxd be that; plugins of the old ABI go on working. It gets an end of its own.
 # - To break with it, remove the old class: its name then raises the sentence. DF_ABI_VERSION of

@@ -6,7 +6,7 @@ are about, so that of several faults each is found by the check that is meant fo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from dataflare._backend import Chain, PluginRecord, RecordBatch, Upper
 from dataflare.testing.memory import (
@@ -16,11 +16,14 @@ from dataflare.testing.memory import (
     GuardedBatch,
     GuardedBytes,
     WatchedPool,
+    fenced_pool,
 )
 from dataflare.testing.properties import BrokenError, in_python, mixed, not_isolated, prop
 from dataflare.testing.subject import Subject, run_all, run_one
 
 __all__ = ["PROPERTIES"]
+
+_AT_ONCE = 1000  # the system lends a process some 65,000 stretches of memory
 
 
 @prop("No record ends the process, or keeps it for ever.", unless=not_isolated)
@@ -41,6 +44,22 @@ def output_is_not_overrun(subject: Subject, records: Sequence[PluginRecord]) -> 
             run_all(Chain(plugin, Upper()), batch, watched.pool)
     if watched.faults:
         raise BrokenError(watched.faults[0])
+
+
+@prop(
+    "Nothing around what was reserved is read or written.",
+    unless=in_python,
+    crash="the pages around what is reserved and the output of earlier calls are forbidden",
+)
+def nothing_around_output_is_touched(subject: Subject, records: Sequence[PluginRecord]) -> None:
+    kept = []
+    for part in _parts(records):
+        for side in (BEHIND, IN_FRONT):
+            kept.append(subject.batch(part))
+            with fenced_pool(side) as pool, subject.ready(subject.make()) as plugin:
+                for _ in range(2):
+                    run_all(plugin, kept[-1], pool)
+                run_all(Chain(plugin, Upper()), kept[-1], pool)
 
 
 @prop(
@@ -79,18 +98,28 @@ def nothing_in_front_is_touched(subject: Subject, records: Sequence[PluginRecord
 def _run_guarded(subject: Subject, records: Sequence[PluginRecord], side: str) -> None:
     """A plugin that touches what it must not does not come back from here."""
     lines = [bytes(record.value) for record in records if b"\n" not in bytes(record.value)]
-    guarded = GuardedBatch(records, side)
     block = GuardedBytes(b"\n".join(lines), side)
+    kept = []
     with WatchedPool(records) as watched, subject.ready(subject.make()) as plugin:
-        run_all(plugin, guarded.batch, watched.pool)
-        for record in guarded.records:
-            run_one(plugin, record)
+        for part in _parts(records):
+            guarded = GuardedBatch(part, side)
+            kept.append(guarded)
+            run_all(plugin, guarded.batch, watched.pool)
+            for record in guarded.records:
+                run_one(plugin, record)
         run_all(plugin, RecordBatch.from_lines(block.view, newline=b"\n"), watched.pool)
+
+
+def _parts(records: Sequence[PluginRecord]) -> Iterator[Sequence[PluginRecord]]:
+    """So few at a time that their pages are no burden; none at all too."""
+    for start in range(0, max(len(records), 1), _AT_ONCE):
+        yield records[start : start + _AT_ONCE]
 
 
 PROPERTIES = (
     process_survives,
     output_is_not_overrun,
+    nothing_around_output_is_touched,
     no_pointer_is_kept,
     nothing_behind_is_touched,
     nothing_in_front_is_touched,

@@ -261,6 +261,10 @@ isolated, timeout
         """Nothing but what was reserved is written."""
         self._check("output_is_not_overrun")
 
+    def test_nothing_around_output_is_touched(self) -> None:
+        """Nothing around what was reserved is read or written."""
+        self._check("nothing_around_output_is_touched")
+
     def test_no_pointer_is_kept(self) -> None:
         """Nothing of a record is used after the call."""
         self._check("no_pointer_is_kept")

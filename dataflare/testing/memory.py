@@ -2,7 +2,7 @@
 
 A value lies at the very end of its pages, or at their very beginning; the next page is one that the
 processor refuses: whoever touches it dies of it. Output goes to a pool that looks after its
-buffers itself.
+buffers itself, or to one whose loans lie like the values.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ __all__ = [
     "GuardedBatch",
     "GuardedBytes",
     "WatchedPool",
+    "fenced_pool",
     "small_pool",
 ]
 
@@ -177,3 +178,24 @@ def small_pool() -> MemoryPool:
         cleanup_interval=float("inf"),
     )
     return MemoryPool(config, debug=True)
+
+
+def fenced_pool(side: str) -> MemoryPool:
+    """A pool for output whose loans touch a forbidden page, and are one themselves when returned.
+
+    Parameters
+    ----------
+    side : str
+        `BEHIND` or `IN_FRONT`: where that page is.
+    """
+    config = MemoryPoolConfig(
+        max_tiny_buffers=0,
+        max_small_buffers=0,
+        max_medium_buffers=0,
+        max_large_buffers=0,
+        max_huge_buffers=0,
+        cleanup_interval=float("inf"),
+    )
+    pool = MemoryPool(config, debug=True)
+    pool._fence_loans(side == BEHIND)
+    return pool

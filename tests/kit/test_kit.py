@@ -29,6 +29,7 @@ ROOT = Path(__file__).parents[2]
 MEMORY = (
     "process_survives",
     "output_is_not_overrun",
+    "nothing_around_output_is_touched",
     "no_pointer_is_kept",
     "nothing_behind_is_touched",
     "nothing_in_front_is_touched",

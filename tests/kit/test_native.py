@@ -12,6 +12,7 @@ HERE = Path(__file__).parent
 CRASH = "the plugin ended the process by SIGSEGV"
 BEHIND = f"{CRASH}: the page behind each value and key is forbidden"
 IN_FRONT = f"{CRASH}: the page in front of each value and key is forbidden"
+AROUND = f"{CRASH}: the pages around what is reserved and the output of earlier calls are forbidden"
 KEPT = f"{CRASH}: the records of earlier calls are forbidden"
 FRONT = "output was written in front of what was reserved"
 PAST = (
@@ -27,6 +28,9 @@ WRONG = {
     "ReadsInFront": ("nothing_in_front_is_touched", IN_FRONT, "PluginRecord(b'a')"),
     "WritesPastReserve": ("output_is_not_overrun", PAST, NULS),
     "WritesInFront": ("output_is_not_overrun", FRONT, NULS),
+    "ReadsBehindOutput": ("nothing_around_output_is_touched", AROUND, NULS),
+    "ReadsInFrontOfOutput": ("nothing_around_output_is_touched", AROUND, NULS),
+    "KeepsOutput": ("nothing_around_output_is_touched", AROUND, NULS),
     "KeepsPointer": ("no_pointer_is_kept", KEPT, "PluginRecord(b'a')"),
     "Mutates": (
         "input_is_unchanged",

@@ -7,9 +7,9 @@ from dataflare cimport (
 )
 
 __all__ = [
-    "CrashesAtNul", "Hangs", "KeepsPointer", "LeavesRecordsOut", "Mutates", "ReadsBehind",
-    "ReadsBehindKey", "ReadsInFront", "Right", "UnknownStatus", "WritesBehind", "WritesInFront",
-    "WritesPastReserve"
+    "CrashesAtNul", "Hangs", "KeepsOutput", "KeepsPointer", "LeavesRecordsOut", "Mutates",
+    "ReadsBehind", "ReadsBehindKey", "ReadsBehindOutput", "ReadsInFront", "ReadsInFrontOfOutput",
+    "Right", "UnknownStatus", "WritesBehind", "WritesInFront", "WritesPastReserve"
 ]
 
 
@@ -81,6 +81,48 @@ cdef class WritesPastReserve(NativePlugin):
         if record.value.size > 2:
             target[record.value.size] = 0
         return commit(out, record.value.size)
+
+
+cdef class ReadsBehindOutput(NativePlugin):
+    """Reads one byte past what it reserved, of values of more than two bytes."""
+    cdef char seen
+
+    cdef int c_process(self, const Record *record, Emitter *out) except? -1 nogil:
+        cdef char *target = reserve(out, record.value.size)
+        memcpy(target, record.value.data, record.value.size)
+        if record.value.size > 2:
+            self.seen = target[record.value.size]
+        return commit(out, record.value.size)
+
+
+cdef class ReadsInFrontOfOutput(NativePlugin):
+    """Looks for the value before in front of what it reserved."""
+    cdef char seen
+
+    cdef int c_process(self, const Record *record, Emitter *out) except? -1 nogil:
+        cdef char *target = reserve(out, record.value.size)
+        if record.value.size > 2:
+            self.seen = target[-1]
+        memcpy(target, record.value.data, record.value.size)
+        return commit(out, record.value.size)
+
+
+cdef class KeepsOutput(NativePlugin):
+    """Looks at what it wrote in the call before."""
+    cdef const char *before
+    cdef char seen
+
+    cdef int c_process(self, const Record *record, Emitter *out) except? -1 nogil:
+        cdef char *target = reserve(out, record.value.size)
+        memcpy(target, record.value.data, record.value.size)
+        if self.before != NULL:
+            self.seen = self.before[0]
+        if record.value.size > 2:
+            self.before = target
+        return commit(out, record.value.size)
+
+    def cleanup(self):
+        self.before = NULL
 
 
 cdef class KeepsPointer(NativePlugin):
