@@ -97,4 +97,9 @@ TARGETS = {
         {"": (Bound(50),), "Python F in 2 ms": (Bound(2),)},
     ),
     "P11": Target("import, beyond that of numpy", "ms", every_job(30)),
+    "P12": Target(
+        "dataflare run on one line, fifty packages of plugins installed",
+        "ms",
+        {"of the library": (Bound(1.05, ("none installed",)),)},
+    ),
 }

@@ -1,4 +1,4 @@
-"""Whole processes, start-up included: P8 and P11."""
+"""Whole processes, start-up included: P8, P11 and P12."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import shlex
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
@@ -111,3 +112,64 @@ def test_p11(module, benchmark, tmp_path, quick):
     benchmark.pedantic(start_up, rounds=1 if quick else 15, warmup_rounds=1)
     who = "DataFlare" if module == "dataflare" else module
     benchmark.extra_info["rows"] = [("P11", "import", who, median(seconds[1:]) * 1e3)]
+
+
+PLUGIN = """
+import dataflare
+
+@dataflare.map_plugin
+def plugin(value):
+    return value.upper()
+"""
+
+
+@pytest.fixture(scope="module")
+def fifty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of fifty packages with a plugin each, as pip leaves them."""
+    folder = tmp_path_factory.mktemp("fifty")
+    for number in range(50):
+        name = f"plugin_{number}"
+        (folder / f"{name}.py").write_text(PLUGIN)
+        info = folder / f"{name}-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text(f"[dataflare.plugins]\n{name} = {name}:plugin\n")
+    return folder
+
+
+@pytest.mark.parametrize("job", ["of the library", "by name"])
+def test_p12(job, benchmark, fifty, tmp_path, quick):
+    """With all fifty, and with none."""
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    file = alone / "plugin_7.py"
+    file.write_text(PLUGIN)
+    started = {
+        "of the library": {"DataFlare": ("upper", fifty), "none installed": ("upper", alone)},
+        "by name": {
+            "DataFlare": ("plugin_7", fifty),
+            "module:attribute, none installed": ("plugin_7:plugin", alone),
+            "file.py:attribute, none installed": (f"{file}:plugin", alone),
+        },
+    }[job]
+    seconds: dict[str, list[float]] = {who: [] for who in started}
+
+    def start_up() -> None:
+        for who, (plugin, folder) in started.items():
+            begun = time.perf_counter()
+            done = subprocess.run(
+                [sys.executable, "-m", "dataflare.cli", "run", "-p", plugin, "--stats", "none"],
+                input=b"line\n",
+                stdout=subprocess.PIPE,
+                cwd=tmp_path,
+                env=os.environ | {"PYTHONPATH": str(folder)},
+                check=True,
+            )
+            seconds[who].append(time.perf_counter() - begun)
+            assert done.stdout == b"LINE\n", who
+
+    benchmark.group = f"P12 {job}"
+    benchmark.pedantic(start_up, rounds=1 if quick else 25, warmup_rounds=1)
+    benchmark.extra_info["rows"] = [
+        ("P12", job, who, min(taken[1:]) * 1e3) for who, taken in seconds.items()
+    ]

@@ -8,11 +8,11 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
-__all__ = ["Later"]
+__all__ = ["Later", "importing"]
 
-# Held by who imports, and by who forks: in the child of a fork in the middle of an import, that
-# module would stay locked for ever.
-_importing = threading.RLock()
+importing = threading.RLock()
+"""Held by who imports, and by who forks: in the child of a fork in the middle of an import, that
+module would stay locked for ever."""
 
 
 class Later:
@@ -36,7 +36,7 @@ class Later:
         ModuleType
         """
         if self._module is None:
-            with _importing:
+            with importing:
                 self._module = import_module(self._name)
         return self._module
 
@@ -45,7 +45,7 @@ class Later:
 
 
 os.register_at_fork(
-    before=_importing.acquire,
-    after_in_parent=_importing.release,
-    after_in_child=_importing.release,
+    before=importing.acquire,
+    after_in_parent=importing.release,
+    after_in_child=importing.release,
 )

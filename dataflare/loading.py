@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
+from typing import TYPE_CHECKING
 
-from dataflare._backend import DataFlarePlugin
+from dataflare._backend import DataFlarePlugin, NativePlugin
+from dataflare._later import Later
 from dataflare.errors import (
     IncompatiblePluginError,
     PluginConfigurationError,
@@ -14,46 +15,52 @@ from dataflare.errors import (
 )
 from dataflare.types import API_VERSION
 
-__all__ = ["load_attribute", "make_plugin", "new_plugin"]
+if TYPE_CHECKING:
+    from dataflare import specs as _specs
+else:
+    _specs = Later("dataflare.specs")
+
+__all__ = ["find_plugin", "make_plugin", "new_plugin"]
 
 
-def load_attribute(spec: str) -> object:
-    """What ``"module:attribute"`` names.
+def find_plugin(plugin: object) -> object:
+    """What a string stands for; anything else as it is.
 
     Parameters
     ----------
-    spec : str
-        The attribute may be dotted.
+    plugin : object
+        A plugin, what makes one, or how it is written: a name with its arguments, or a place. See
+        `dataflare.specs`.
+
+    Returns
+    -------
+    object
+        What `make_plugin` takes, and no string.
 
     Raises
     ------
     PluginConfigurationError
-        There is no such module or attribute, or the module fails to load.
+        Nothing can be used that is written so.
     """
-    module_name, _, attribute = spec.rpartition(":")  # the path of a file may have colons
-    if not module_name or not attribute:
-        raise PluginConfigurationError(f"{spec!r} does not have the form 'module:attribute'")
+    if not isinstance(plugin, str):
+        return plugin
     try:
-        found: object = importlib.import_module(module_name)
-    except (Exception, SystemExit) as error:
-        raise PluginConfigurationError(
-            f"the module {module_name!r} of the plugin {spec!r} cannot be loaded: "
-            f"{type(error).__name__}: {error}"
-        ) from error
-    for part in attribute.split("."):
-        if not hasattr(found, part):
-            raise PluginConfigurationError(f"the module {module_name!r} has no {attribute!r}")
-        found = getattr(found, part)
-    return found
+        return _specs.find_source(plugin)
+    except PluginConfigurationError as error:
+        raise PluginConfigurationError(f"the plugin {plugin!r} cannot be used: {error}") from (
+            error.__cause__
+        )
 
 
 def make_plugin(plugin: object) -> DataFlarePlugin:
-    """A plugin from an instance, a class or factory without arguments, or ``"module:attribute"``.
+    """A plugin from an instance, a class or factory without arguments, or a string for one.
 
     Raises
     ------
     TypeError
         It is none of these.
+    PluginConfigurationError
+        Nothing can be used that is written so.
     PluginInitializationError
         The class or factory raised.
     IncompatiblePluginError
@@ -84,11 +91,12 @@ def new_plugin(plugin: object) -> DataFlarePlugin:
     ------
     TypeError
         It is nothing that makes a plugin.
+    PluginConfigurationError
+        Nothing can be used that is written so.
     PluginInitializationError
         The class or factory raised.
     """
-    if isinstance(plugin, str):
-        plugin = load_attribute(plugin)
+    plugin = find_plugin(plugin)
     return plugin if isinstance(plugin, DataFlarePlugin) else _call(plugin)
 
 
@@ -106,7 +114,7 @@ def _check_retryable_errors(plugin: DataFlarePlugin) -> None:
 def _call(factory: object) -> DataFlarePlugin:
     if not callable(factory):
         raise TypeError(
-            f"a plugin must be a plugin, a class or factory of one, or 'module:attribute', "
+            f"a plugin must be a plugin, a class or factory of one, or a string that names one, "
             f"not {type(factory).__name__}"
         )
     name = getattr(factory, "__name__", type(factory).__name__)
@@ -128,5 +136,7 @@ def _call(factory: object) -> DataFlarePlugin:
             f"{name} failed to make a plugin: {type(error).__name__}: {error}"
         ) from error
     if not isinstance(made, DataFlarePlugin):
+        if any(base.__name__.startswith("NativePluginABI") for base in type(made).__mro__):
+            NativePlugin()  # of the pure backend, which cannot run it, and says what to do
         raise TypeError(f"{name} made {type(made).__name__}, not a plugin")
     return made

@@ -44,7 +44,7 @@ from dataflare.errors import (
     UnknownPluginError,
     sentence_of,
 )
-from dataflare.loading import make_plugin
+from dataflare.loading import find_plugin, make_plugin
 from dataflare.monitor import Monitor
 from dataflare.recovery import SHARED_SLOTS
 from dataflare.service import PluginService, each_once
@@ -140,9 +140,11 @@ class PluginManager:
         ----------
         name : str
         plugin : DataFlarePlugin, class, callable without arguments, or str
-            An instance, what makes one, or where it is: ``"module:attribute"``. Of a class or
-            callable there will be as many instances as threads may work on a batch, at most
-            ``max_plugin_instances``; one if they are thread-safe.
+            An instance, what makes one, or how it is written: a name with its arguments
+            (``"contains:ERROR"``), ``"module:attribute"``, ``"file.py:attribute"`` or
+            ``"file.pyx:class"``. Of a class, a callable or a name there will be as many instances
+            as threads may work on a batch, at most ``max_plugin_instances``; one if they are
+            thread-safe.
         config : Mapping, optional
             Given to the plugin's `initialize`.
         fallback : DataFlarePlugin, class, callable or str, optional
@@ -157,6 +159,8 @@ class PluginManager:
             The name is taken.
         IncompatiblePluginError
             The plugin was written for another API version.
+        PluginConfigurationError
+            Nothing can be used that is written so.
         PluginInitializationError
             The plugin could not be made, or its `initialize` raised; nothing is registered.
         TypeError
@@ -618,15 +622,16 @@ class PluginManager:
         started: list[DataFlarePlugin],
     ) -> list[DataFlarePlugin]:
         """Instances that are ready, one for each slot; `started` gets each of them once."""
-        first = self._start_one(name, make_plugin(plugin), config, started)
+        source = find_plugin(plugin)  # once, for a file may change meanwhile
+        first = self._start_one(name, make_plugin(source), config, started)
         if first.thread_safe:
             return [first] * SHARED_SLOTS
         batches = self.config.batch_config
-        if first is plugin or self._workers is None:
+        if first is source or self._workers is None:
             return [first]
         count = min(batches.parallelism, self.config.max_plugin_instances)
         while len(started) < count:
-            instance = make_plugin(plugin)
+            instance = make_plugin(source)
             if any(instance is each for each in started):
                 break  # the factory, or the attribute of the module, is always the same one
             self._start_one(name, instance, config, started)

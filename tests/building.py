@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+QUICKLY = {"CFLAGS": "-O1"}  # behind what the build says itself: compiles in half the time
 EXAMPLE = Path(__file__).parents[1] / "examples" / "cython_plugin"
 
 
@@ -19,7 +20,7 @@ def build(
                "--no-index", "--target", str(target), str(project)]  # fmt: skip
     # The build tools stand beside this Python, which need not be on the path.
     tools = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    env = {**os.environ, "PATH": tools}
+    env = {**os.environ, "PATH": tools, **QUICKLY}
     if path is not None:
         env["PYTHONPATH"] = str(path)
     return subprocess.run(command, capture_output=True, text=True, env=env, check=False)

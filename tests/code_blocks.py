@@ -142,7 +142,7 @@ def build_cython(block: Block) -> None:
     subprocess.run([sys.executable, "-m", "cython", "-3", f"{name}.pyx"], check=True)
     link = shlex.split(f"{variable('LDSHARED')} {variable('CFLAGS')} {variable('CCSHARED')}")
     target = f"{name}{variable('EXT_SUFFIX')}"
-    subprocess.run([*link, *includes(), f"{name}.c", "-o", target], check=True)
+    subprocess.run([*link, "-O1", *includes(), f"{name}.c", "-o", target], check=True)
     subprocess.run([sys.executable, "-c", f"import {name}"], check=True)
 
 

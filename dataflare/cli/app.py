@@ -63,8 +63,8 @@ def run(
             "--plugin",
             "-p",
             metavar="PLUGIN",
-            help="What happens to every line; several run one after the other. One of the library "
-            "('dataflare plugins' lists them), module:attribute, or file.py:attribute.",
+            help="What happens to every line; several run one after the other. A name ('dataflare "
+            "plugins' lists them), module:attribute, file.py:attribute, or file.pyx:class.",
         ),
     ],
     inputs: Annotated[
@@ -260,16 +260,35 @@ def new(
     raise typer.Exit(make(name, "c" if in_c else "native" if native else "python"))
 
 
-@app.command()
-def plugins() -> None:
-    """List the plugins of the library."""
-    from dataflare.cli import show
-    from dataflare.cli.specs import BUILTINS
+@app.command(no_args_is_help=True)
+def build(
+    file: Annotated[str, typer.Argument(metavar="FILE.pyx", help="A native plugin in Cython.")],
+) -> None:
+    """Build a native plugin of a single file, and print where it is.
 
-    show.table(
-        ("plugin", "what it does"),
-        [(builtin.form, builtin.description) for builtin in BUILTINS.values()],
-    )
+    What was built is kept in the user's cache, or in the directory that DATAFLARE_CACHE names, and
+    is used by -p FILE.pyx:CLASS, which builds the file itself if need be. Cython and a C compiler
+    are needed; CC, CFLAGS and LDFLAGS are heeded.
+
+    Exit status: 0, or 2 if it cannot be built.
+    """
+    from dataflare.cli.build import build_file
+
+    raise typer.Exit(build_file(file))
+
+
+@app.command()
+def plugins(
+    as_json: Annotated[bool, typer.Option("--json", help="Print the list as JSON.")] = False,
+) -> None:
+    """List the plugins that have a name.
+
+    Those of the library, and those that installed packages bring. The packages are imported to say
+    what their plugins are; what is wrong with one of them is said.
+    """
+    from dataflare.cli.listing import print_plugins
+
+    print_plugins(as_json)
 
 
 @app.command()

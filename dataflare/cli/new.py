@@ -18,7 +18,7 @@ from string import Template
 
 from dataflare import __version__
 from dataflare.cli import show
-from dataflare.cli.specs import BUILTINS
+from dataflare.specs import BUILTINS
 
 __all__ = ["KINDS", "new"]
 

@@ -24,7 +24,7 @@ from dataflare._backend import (
 )
 from dataflare.batching import BatchAdapter
 from dataflare.errors import PluginError, sentence_of
-from dataflare.loading import load_attribute, new_plugin
+from dataflare.loading import find_plugin, new_plugin
 from dataflare.types import PluginState
 
 __all__ = [
@@ -110,7 +110,7 @@ class Subject:
 
     def __init__(self, plugin: object, claims: Claims, isolated: bool | None = None) -> None:
         self.claims = claims
-        self.source = load_attribute(plugin) if isinstance(plugin, str) else plugin
+        self.source = find_plugin(plugin)
         self.name = repr(plugin) if isinstance(plugin, str) else _written(plugin)
         self.first = self.make()
         # A factory may give the same instance each time.

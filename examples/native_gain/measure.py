@@ -31,7 +31,9 @@ with dataflare.PluginManager() as manager:
     manager.register_plugin("Python", first_word)
     manager.register_plugin("Cython", f"{HERE / 'words.pyx'}:FirstWord")
     batch = dataflare.RecordBatch.from_lines(LINES.read_bytes() * COPIES)
-    answers = [manager.process_batch(name, batch).output.to_pylist() for name in ("Python", "Cython")]
+    answers = [
+        manager.process_batch(name, batch).output.to_pylist() for name in ("Python", "Cython")
+    ]
     assert answers[0] == answers[1]
     python, cython = (nanoseconds(manager, name, batch) for name in ("Python", "Cython"))
 

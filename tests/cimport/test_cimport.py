@@ -1,5 +1,7 @@
 """Native plugins of others: built against the installed package, used, and refused."""
 
+import json
+import os
 import shutil
 import subprocess
 import sys
@@ -51,6 +53,35 @@ def test_example_in_a_fused_chain(manager, logfields):
     result = run(manager, chain, [b"GET /index 200", b"PUT /cart 201", b"cart"])
     assert result.output.to_pylist() == [b"/CART"]
     assert [(i, e.plugin) for i, e in result.errors] == [(2, "Word")]
+
+
+def test_example_by_name(logfields):
+    """The names in the example's metadata; arguments are converted as they are annotated."""
+
+    site = {"PYTHONPATH": str(Path(logfields.__file__).parents[1])}
+
+    def run(*arguments, **environment):
+        return subprocess.run(
+            [sys.executable, "-m", "dataflare.cli", *arguments],
+            input="GET /index 200\n",
+            cwd=Path(logfields.__file__).parent,
+            env={**os.environ, **site, **environment},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    assert run("run", "-p", "log-word:1", "-p", "log-prefix:a:b ").stdout == "a:b /index\n"
+    refused = run("run", "-p", "log-word:1", DATAFLARE_PURE_PYTHON="1").stderr
+    assert refused.startswith(
+        "dataflare: the plugin 'log-word:1' cannot be used: a native plugin needs the compiled "
+        "backend: unset DATAFLARE_PURE_PYTHON"
+    )
+    listing = json.loads(run("plugins", "--json").stdout)
+    listed = {plugin["name"]: plugin for plugin in listing["plugins"]}
+    word = listed["log-word"]
+    assert (word["native"], word["package"], word["version"]) == (True, "logfields", "1.0")
+    assert word["written"] == "log-word:NUMBER"
 
 
 def test_single_record(manager, logfields):

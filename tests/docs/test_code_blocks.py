@@ -1,5 +1,6 @@
 """Every code block of the README and of the site is run, and those who run it are tested."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -16,7 +17,10 @@ RUNNER = ROOT / "tests" / "code_blocks.py"
 def run(document: Path, folder: Path) -> subprocess.CompletedProcess:
     """Run the blocks of a document in a process of its own, in a folder."""
     command = [sys.executable, "-W", "error", str(RUNNER), str(document)]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    environment = {**os.environ, "DATAFLARE_CACHE": str(folder / "cache")}
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
 
 
 @pytest.fixture

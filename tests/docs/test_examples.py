@@ -15,24 +15,6 @@ def run(script: str, *arguments: str) -> str:
     return done.stdout
 
 
-def test_the_performance_demo_shows_all_its_parts():
-    """Pool, batches and manager, each with its tables."""
-    shown = run("performance_demo.py", "--quick")
-    for part in (
-        "hit rate",
-        "after warmup()",
-        "native, fused: both",
-        "Shared out among threads",
-        "found, from 10 on",
-        "One record at a time",
-        "dead letters, the first:",
-        "memory pool",
-    ):
-        assert part in shown, part
-    [probed] = [line for line in shown.splitlines() if "a probe shows it" in line]
-    assert probed.split()[-1] == "closed"
-
-
 def test_mask_ids_masks():
     """No request id is left in its output."""
     shown = run("mask_ids.py")

@@ -12,7 +12,7 @@ import dataflare.otel
 import dataflare.plugins
 import dataflare.prometheus
 import dataflare.testing
-from dataflare.cli.specs import BUILTINS
+from dataflare.specs import BUILTINS
 
 DOCS = Path(__file__).parents[2] / "docs"
 PACKAGE = Path(dataflare.__file__).parent

@@ -1132,7 +1132,7 @@ def test_plugins(cli: Cli) -> None:
     """The form of each, and what it does."""
     out = cli("plugins").out.decode()
     for form in ("contains:TEXT", "replace:OLD:NEW", "json-field[,missing=error|filter|skip]:NAME"):
-        assert f"\n{form} " in out
+        assert f"{form}\n    " in out
     assert "Keeps the records" in out
 
 

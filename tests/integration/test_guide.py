@@ -6,6 +6,7 @@ Each test is short and shows that the row is true; the details are tested elsewh
 import json
 import logging
 import math
+import re
 import subprocess
 import sys
 import threading
@@ -579,13 +580,33 @@ def test_row_4_14_debug_mode(backend, caplog) -> None:
 
 
 def test_row_5_1_demo() -> None:
-    """A demonstration of pool, batches and manager."""
-    assert (ROOT / "examples" / "performance_demo.py").is_file()  # run by tests/docs
+    """A demonstration of pool, batches and manager, with figures."""
+    command = [sys.executable, "-W", "error", "examples/performance_demo.py", "--quick"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for part in (
+        "hit rate",
+        "after warmup()",
+        "native, fused: both",
+        "Shared out among threads",
+        "found, from 10 on",
+        "One record at a time",
+        "dead letters, the first:",
+        "memory pool",
+    ):
+        assert part in done.stdout, part
+    [probed] = [line for line in done.stdout.splitlines() if "a probe shows it" in line]
+    assert probed.split()[-1] == "closed"
 
 
 def test_row_5_2_benchmarks() -> None:
-    """Benchmarks beside peers."""
-    assert (ROOT / "benchmarks" / "__main__.py").is_file()  # run by CI
+    """Each row of the table of targets has its benchmark, which CI runs."""
+    sources = "".join(path.read_text() for path in (ROOT / "benchmarks").glob("test_*.py"))
+    measured = set(re.findall(r"^def test_(p\d+b?)", sources, re.M))
+    targets = (ROOT / "benchmarks" / "targets.py").read_text()
+    promised = set(re.findall(r'^    "(P\d+b?)\b', targets, re.M))
+    assert len(promised) > 10
+    assert measured == {row.lower() for row in promised}
 
 
 def test_row_5_3_tests() -> None:
@@ -596,7 +617,7 @@ def test_row_5_3_tests() -> None:
 
 
 def test_row_5_4_site() -> None:
-    """A site: tutorial, authors' guide, tuning, troubleshooting, API."""
+    """A site: tutorial, authors' guide, tuning, troubleshooting, API; all of it is in the index."""
     chapters = [
         "getting-started",
         "python-plugins",
@@ -605,7 +626,10 @@ def test_row_5_4_site() -> None:
         "troubleshooting",
         "api",
     ]
-    assert all((ROOT / "docs" / f"{name}.md").is_file() for name in chapters)
+    index = (ROOT / "docs" / "index.md").read_text().splitlines()
+    for name in chapters:
+        assert name in index
+        assert (ROOT / "docs" / f"{name}.md").read_text().startswith("# ")
 
 
 def test_row_5_5_logging() -> None:
@@ -615,5 +639,12 @@ def test_row_5_5_logging() -> None:
 
 def test_row_5_6_troubleshooting() -> None:
     """Three symptoms, each with the calls that find the cause."""
-    text = (ROOT / "docs" / "troubleshooting.md").read_text().lower()
-    assert all(symptom in text for symptom in ("memory", "throughput", "error rate"))
+    text = (ROOT / "docs" / "troubleshooting.md").read_text()
+    _, *chapters = re.split(r"^## ", text, flags=re.M)
+    titles = ["Memory is too high", "Throughput is too low", "The error rate is too high"]
+    assert [chapter.partition("\n")[0] for chapter in chapters][-3:] == titles
+    for chapter in chapters[-3:]:
+        code = "".join(re.findall(r"```python\n(.*?)```", chapter, re.S))  # run by tests/docs
+        asked = set(re.findall(r"manager\.(\w+)\(", code))
+        assert asked, chapter
+        assert all(callable(getattr(dataflare.PluginManager, name)) for name in asked)

@@ -60,7 +60,7 @@ def test_module_and_attribute_name_a_plugin(backend, manager, witness, monkeypat
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("no colon", "does not have the form 'module:attribute'"),
+        ("no colon", "neither one that 'dataflare plugins' lists nor module:attribute"),
         (":upper", "does not have the form"),
         ("json:", "does not have the form"),
         ("no_such_module_anywhere:x", "cannot be loaded: ModuleNotFoundError"),

@@ -1,0 +1,345 @@
+"""Builds native plugins of a single file, and keeps what was built.
+
+a) What is built is named by everything that it depends on: the source, the interface of this
+   DataFlare, Python, Cython, NumPy and the compiler's command. So nothing in the cache is ever out
+   of date, and nothing is built twice.
+b) Cython and the compiler work on a copy of the source that was read for the name, in a folder of
+   its own. A file beside it would not be part of the name, and so cannot be included.
+c) The compiler is called the way this Python calls it for extension modules (`sysconfig`). That is
+   one command and needs no package besides Cython: setuptools is not part of Python any more, and
+   a project for meson takes longer to set up than the file takes to compile.
+d) A result appears in the cache complete, by a rename. Who finds it missing takes the lock of its
+   folder first, so that many processes that start together wait for one that builds.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import importlib
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+
+from dataflare._backend import NativePlugin, backend
+from dataflare._build_info import VERSION
+from dataflare._later import importing
+from dataflare.errors import PluginConfigurationError
+
+__all__ = ["build", "cache_directory", "import_file"]
+
+_PACKAGE = Path(__file__).parent
+_OLDEST_CYTHON = (3, 1)
+_FOR_SETUPTOOLS = re.compile(rb"^\s*#\s*distutils\s*:.*", re.M)
+
+_loaded: dict[Path, ModuleType] = {}
+
+
+def cache_directory() -> Path:
+    """Where native plugins that were built are kept.
+
+    Returns
+    -------
+    Path
+        What the environment variable ``DATAFLARE_CACHE`` says; otherwise ``dataflare`` in the
+        user's folder for caches: ``XDG_CACHE_HOME``, ``~/Library/Caches`` on macOS, ``~/.cache``.
+
+    Raises
+    ------
+    PluginConfigurationError
+        There is no home directory, and no variable that helps.
+    """
+    if chosen := os.environ.get("DATAFLARE_CACHE"):
+        return Path(chosen).absolute()
+    caches = os.environ.get("XDG_CACHE_HOME", "")
+    if not os.path.isabs(caches):  # the specification says to ignore it then
+        caches = "~/Library/Caches" if sys.platform == "darwin" else "~/.cache"
+        caches = os.path.expanduser(caches)
+        if not os.path.isabs(caches):
+            raise PluginConfigurationError(
+                "nobody knows the home directory, where what is built is kept: set DATAFLARE_CACHE"
+            )
+    return Path(caches, "dataflare")
+
+
+def build(path: str | os.PathLike[str]) -> Path:
+    """Build a native plugin of a single file, unless that was done before.
+
+    Parameters
+    ----------
+    path : str or path-like
+        A ``.pyx`` file. It includes nothing that stands beside it.
+
+    Returns
+    -------
+    Path
+        The extension module, in the cache; its folder holds nothing else.
+
+    Raises
+    ------
+    PluginConfigurationError
+        It does not compile; the message has what the compiler said. Or something is missing that
+        is needed to build: the compiled backend, Cython, a C compiler, the headers of Python, or
+        a cache that can be written.
+
+    Notes
+    -----
+    The environment variables ``CC``, ``CFLAGS`` and ``LDFLAGS`` are heeded.
+    """
+    shown = os.fsdecode(path)
+    if backend != "cython":
+        NativePlugin()  # of the pure backend, which says what to do
+    source = _read(shown)
+    name = _module_name(Path(shown).stem)
+    command = _compiler_command()
+    key = _key(source, name, command)
+    target = cache_directory() / "native" / f"{name}-{key}" / f"{name}{_config('EXT_SUFFIX')}"
+    if not target.is_file():
+        compiler = _find_compiler(command[0])
+        with _locked(target.parent):
+            if not target.is_file():
+                with _written_to("a temporary directory", "TMPDIR"), _folder() as folder:
+                    built = _compile(shown, source, name, [compiler, *command[1:]], folder)
+                    _move(built, target)
+    elif target.stat().st_uid not in (0, os.geteuid()):
+        raise PluginConfigurationError(
+            f"{target} belongs to another user, whose code would run as yours: set "
+            f"DATAFLARE_CACHE to a directory of your own"
+        )
+    return target
+
+
+def import_file(path: str | os.PathLike[str]) -> ModuleType:
+    """The module of a native plugin of a single file, built if need be.
+
+    Parameters
+    ----------
+    path : str or path-like
+        A ``.pyx`` file. If it changed since it was loaded, it is another module.
+
+    Raises
+    ------
+    PluginConfigurationError
+        It cannot be built, or what was built cannot be loaded.
+    """
+    target = build(path)
+    with importing:
+        if target not in _loaded:
+            try:
+                _loaded[target] = _import(target)
+            except (Exception, SystemExit) as error:
+                raise PluginConfigurationError(
+                    f"loading {os.fsdecode(path)}, which was built as {target}, failed: "
+                    f"{type(error).__name__}: {error}"
+                ) from error
+        return _loaded[target]
+
+
+def _read(path: str) -> bytes:
+    if not path.endswith(".pyx"):
+        raise PluginConfigurationError(f"{path} is not a .pyx file")
+    try:
+        source = Path(path).read_bytes()
+    except FileNotFoundError:
+        raise PluginConfigurationError(f"there is no file {path}") from None
+    except OSError as error:
+        raise PluginConfigurationError(f"{path} cannot be read: {error.strerror}") from error
+    if found := _FOR_SETUPTOOLS.search(source):
+        line = found[0].decode(errors="replace").strip()
+        raise PluginConfigurationError(
+            f"{path} says {line!r}, which only setuptools understands: make a package of it"
+        )
+    return source
+
+
+def _module_name(stem: str) -> str:
+    """A name for a module that C allows, too."""
+    name = re.sub(r"\W", "_", stem, flags=re.ASCII)
+    return name if name.isidentifier() else f"_{name}"
+
+
+def _config(name: str) -> str:
+    return str(sysconfig.get_config_var(name) or "")
+
+
+def _headers() -> str:
+    return sysconfig.get_path("include")
+
+
+def _compiler_command() -> list[str]:
+    """How the compiler is called, but for the names of files."""
+    configured = shlex.split(_config("CC"))
+    compiler = shlex.split(os.environ.get("CC", "")) or configured
+    linker = shlex.split(_config("LDSHARED"))
+    if linker[: len(configured)] == configured:
+        linker = linker[len(configured) :]
+    flags = [*_config("CFLAGS").split(), *_config("CCSHARED").split()]
+    folders = [_headers(), str(_PACKAGE / "include"), np.get_include()]
+    added = [word for name in ("CFLAGS", "LDFLAGS") for word in shlex.split(os.getenv(name, ""))]
+    return [*compiler, *linker, *flags, *(f"-I{folder}" for folder in folders), *added]
+
+
+def _key(source: bytes, name: str, command: Sequence[str]) -> str:
+    """A name for all that the result depends on."""
+    interface = [_PACKAGE / "__init__.pxd", *sorted(_PACKAGE.glob("_compiled/*.pxd"))]
+    interface += sorted(_PACKAGE.glob("include/*.h"))
+    digest = hashlib.sha256()
+    for part in (
+        *(path.read_bytes() for path in interface),
+        f"{VERSION} {NativePlugin.__name__}".encode(),
+        f"{sys.version} {_config('EXT_SUFFIX')}".encode(),
+        f"{_cython_version()} {np.__version__}".encode(),
+        os.fsencode("\0".join(command)),
+        name.encode(),
+        source,
+    ):
+        digest.update(b"%d\0" % len(part) + part)
+    return digest.hexdigest()[:32]
+
+
+def _cython_version() -> str:
+    try:
+        version = str(importlib.import_module("Cython").__version__)
+    except ImportError:
+        raise PluginConfigurationError(
+            "building a native plugin needs Cython: pip install 'dataflare[build]'"
+        ) from None
+    if tuple(map(int, re.findall(r"\d+", version)[:2])) < _OLDEST_CYTHON:
+        raise PluginConfigurationError(
+            f"building a native plugin needs Cython 3.1 or newer, and this is {version}: "
+            f"pip install 'dataflare[build]'"
+        )
+    return version
+
+
+def _find_compiler(wanted: str) -> str:
+    """The program that compiles C, once it is clear that it has what it needs."""
+    # Python may have been built with a compiler that is not on this machine.
+    others = () if os.environ.get("CC") else ("cc", "gcc", "clang")
+    found = next(filter(None, map(shutil.which, (wanted, *others))), None)
+    if found is None:
+        raise PluginConfigurationError(
+            f"building a native plugin needs a C compiler, and there is no {wanted!r}: install "
+            f"gcc or clang, or say in the environment variable CC what to call"
+        )
+    if not os.path.isfile(os.path.join(_headers(), "Python.h")):
+        raise PluginConfigurationError(
+            f"building a native plugin needs the headers of Python, and there is no Python.h in "
+            f"{_headers()}: install the package that has them, such as python3-dev"
+        )
+    return found
+
+
+@contextmanager
+def _written_to(where: str, variable: str) -> Iterator[None]:
+    """Say which variable helps where something cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise PluginConfigurationError(
+            f"building a native plugin writes to {where}, and that failed: {error.strerror}: let "
+            f"{variable} be a directory that can be written"
+        ) from error
+
+
+def _written_to_cache() -> AbstractContextManager[None]:
+    return _written_to(f"the cache {cache_directory()}", "DATAFLARE_CACHE")
+
+
+@contextmanager
+def _folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="dataflare-") as folder:
+        yield Path(folder)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Make a folder, and be the only one in it."""
+    descriptor = None
+    with _written_to_cache():
+        while descriptor is None:
+            folder.mkdir(parents=True, exist_ok=True)
+            with suppress(FileNotFoundError):  # somebody who failed took it away in between
+                descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        # Some network file systems have no locks: then several build, and the last result stays.
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        with suppress(OSError):  # there is something in it, unless it failed
+            folder.rmdir()
+        os.close(descriptor)
+
+
+def _compile(path: str, source: bytes, name: str, compiler: Sequence[str], folder: Path) -> Path:
+    """Make an extension module of `source` in a folder."""
+    pyx, c, built = f"{name}.pyx", f"{name}.c", f"{name}.so"
+    (folder / pyx).write_bytes(source)
+    translate = [sys.executable, "-P", "-m", "cython", "-3", "--line-directives"]
+    for command in (
+        [*translate, f"-I{_PACKAGE.parent}", f"--module-name={name}", pyx],
+        [*compiler, c, "-o", built],
+    ):
+        done = subprocess.run(
+            command,
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            encoding="utf-8",
+            errors="replace",
+            check=False,
+        )
+        if done.returncode != 0:
+            said = re.sub(rf"\b{re.escape(pyx)}(?=:\d+)", lambda _: path, done.stdout).strip()
+            raise PluginConfigurationError(f"{path} does not compile:\n{said}")
+    return folder / built
+
+
+def _move(built: Path, target: Path) -> None:
+    """Put a file in its place in one step; it is whole, also after the machine lost power."""
+    content = built.read_bytes()
+    with _written_to_cache():
+        # Whoever had the lock before and failed has taken the folder away.
+        target.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(dir=target.parent)
+        try:
+            with open(descriptor, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(descriptor)
+            os.chmod(temporary, 0o755)
+            os.replace(temporary, target)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+
+
+def _import(target: Path) -> ModuleType:
+    name = target.name.partition(".")[0]
+    spec = spec_from_file_location(name, target)
+    assert spec is not None
+    assert spec.loader is not None
+    is_taken = name in sys.modules
+    try:
+        module = module_from_spec(spec)
+        spec.loader.exec_module(module)
+    finally:
+        # Cython's modules enter themselves. This one stands for its file alone, and must not be
+        # what somebody else's `import` finds.
+        if not is_taken:
+            sys.modules.pop(name, None)
+    return module

@@ -1,0 +1,23 @@
+"""``dataflare build``: a native plugin of a single file."""
+
+from __future__ import annotations
+
+from dataflare.building import build
+from dataflare.cli import show
+from dataflare.errors import PluginError
+
+__all__ = ["build_file"]
+
+DONE, UNUSABLE, INTERRUPTED = 0, 2, 130  # exit statuses
+
+
+def build_file(path: str) -> int:
+    """Run the command; returns its exit status."""
+    try:
+        print(build(path))
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except PluginError as error:
+        show.problem(str(error))
+        return UNUSABLE
+    return DONE

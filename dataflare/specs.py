@@ -1,0 +1,285 @@
+r"""Plugins as they are written: names with arguments, and places.
+
+A name is that of a plugin of the library, or of one that an installed package brings. It is written
+``name``, ``name:ARGUMENT`` or ``name:FIRST:LAST``, with options ``name,option=value:ARGUMENT``. The
+last argument is taken as it stands, colons included. One before it ends at the next colon; there
+``\:`` is a colon and ``\\`` a backslash.
+
+Everything else is a place: ``module:attribute``, ``file.py:attribute`` or ``file.pyx:class``. What
+is both is the name: `dataflare plugins` shows the names, and a place can be written in other ways.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from dataflare import plugins
+from dataflare._backend import DataFlarePlugin, NativePlugin
+from dataflare._later import Later
+from dataflare.errors import PluginConfigurationError, PluginError
+from dataflare.places import load_place
+
+if TYPE_CHECKING:
+    from dataflare import discovery as _discovery
+else:
+    _discovery = Later("dataflare.discovery")  # what reads metadata takes long to import
+
+__all__ = ["BUILTINS", "NamedPlugin", "find_source", "is_name", "named"]
+
+_NAME = re.compile(r"[^\W_][\w-]*")
+_UP_TO_COLON = re.compile(r"((?:\\.|[^:\\])*):", re.DOTALL)
+_ESCAPED = re.compile(r"\\([:\\])")
+
+Reader = Callable[[str], object]
+
+
+def _integer_or_text(value: str) -> object:
+    return int(value) if value.isdecimal() else value
+
+
+def _truth(value: str) -> bool:
+    try:
+        return {"true": True, "false": False}[value]
+    except KeyError:
+        raise ValueError("neither true nor false") from None
+
+
+_READERS: dict[str, Reader] = {
+    "bytes": os.fsencode,  # the very bytes that were given
+    "str": str,
+    "int": int,
+    "float": float,
+    "bool": _truth,
+}
+
+
+@dataclass(frozen=True)
+class NamedPlugin:
+    """How a plugin that has a name is written, and made.
+
+    Attributes
+    ----------
+    name : str
+    plugin : callable
+        What makes it.
+    arguments : tuple of str
+        Such as ``("OLD", "NEW")``: all must be given.
+    options : tuple of str
+        Such as ``("group=GROUP",)``.
+    readers : dict
+        From the text of an argument, or of an option, to its value.
+    is_open : bool
+        Whether other options, and one argument more, may be given: nobody knows what it takes.
+    """
+
+    name: str
+    plugin: Callable[..., object]
+    arguments: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+    readers: dict[str, Reader] = field(default_factory=dict)
+    is_open: bool = False
+
+    @property
+    def form(self) -> str:
+        """Such as ``replace:OLD:NEW``."""
+        options = "".join(f"[,{option}]" for option in self.options)
+        return ":".join((self.name + options, *self.arguments)) + "[:ARGUMENT]" * self.is_open
+
+    @property
+    def description(self) -> str:
+        """One line."""
+        return (self.plugin.__doc__ or "").strip().partition("\n")[0]
+
+    def source(self, options: list[str], text: str | None) -> Callable[[], object]:
+        """What makes the plugin with these options, and the arguments that stand in `text`.
+
+        Raises
+        ------
+        PluginConfigurationError
+            They are not those that it takes.
+        """
+        given = dict(option.partition("=")[::2] for option in options)
+        names = ("ARGUMENT",) * (text is not None) if self.is_open else self.arguments
+        texts = _split(text, len(names))
+        known = {option.partition("=")[0] for option in self.options}
+        if texts is None or not (self.is_open or given.keys() <= known):
+            raise PluginConfigurationError(f"it is written {self.form}")
+        return Recipe(
+            self,
+            tuple(self._read(*pair, str) for pair in zip(names, texts, strict=True)),
+            {name: self._read(name, value, _integer_or_text) for name, value in given.items()},
+        )
+
+    def _read(self, name: str, text: str, default: Reader) -> object:
+        try:
+            return self.readers.get(name, default)(text)
+        except ValueError as error:
+            raise PluginConfigurationError(f"{name} cannot be {text!r}: {error}") from error
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A named plugin and its arguments; call it for the plugin."""
+
+    plugin: NamedPlugin
+    arguments: tuple[object, ...]
+    options: dict[str, object]
+
+    @property
+    def __name__(self) -> str:
+        return self.plugin.name
+
+    def __call__(self) -> object:
+        try:
+            return self.plugin.plugin(*self.arguments, **self.options)
+        except PluginError:
+            raise
+        except ValueError as error:  # about an argument
+            raise PluginConfigurationError(f"{self.plugin.name}: {error}") from error
+
+
+def _builtin(
+    name: str,
+    plugin: Callable[..., object],
+    *arguments: str,
+    options: tuple[str, ...] = (),
+    reader: Reader = os.fsencode,
+) -> NamedPlugin:
+    return NamedPlugin(name, plugin, arguments, options, dict.fromkeys(arguments, reader))
+
+
+BUILTINS = {
+    builtin.name: builtin
+    for builtin in (
+        _builtin("contains", plugins.Contains, "TEXT"),
+        _builtin("startswith", plugins.StartsWith, "TEXT"),
+        _builtin("upper", plugins.Upper),
+        _builtin("lower", plugins.Lower),
+        _builtin("replace", plugins.Replace, "OLD", "NEW"),
+        _builtin("regex", plugins.Regex, "PATTERN", options=("group=GROUP",)),
+        _builtin(
+            "json-field",
+            plugins.JsonField,
+            "NAME",
+            options=("missing=error|filter|skip",),
+            reader=str,
+        ),
+    )
+}
+"""The plugins of the library that have a name."""
+
+
+def is_name(text: str) -> bool:
+    """Whether a plugin can be named so: neither its arguments nor a place are written like that."""
+    return _NAME.fullmatch(text) is not None
+
+
+def find_source(spec: str) -> object:
+    """A plugin, or what makes it.
+
+    Parameters
+    ----------
+    spec : str
+        A name with its arguments, or a place.
+
+    Returns
+    -------
+    object
+        What stands at the place, or under the name; or, with arguments, a callable without any.
+
+    Raises
+    ------
+    PluginConfigurationError
+        There is none, it cannot be loaded, or its arguments are written in another way.
+    """
+    head, colon, text = spec.partition(":")
+    name, *options = head.split(",")
+    arguments = text if colon else None
+    if name in BUILTINS:
+        return BUILTINS[name].source(options, arguments)
+    problems: tuple[str, ...] = ()
+    if is_name(name):  # a path or a dotted module is none: the packages need not be looked at
+        installed = _discovery.read_installed(name)
+        if found := installed.find(name):
+            source = found.load()
+            if isinstance(source, DataFlarePlugin) or not callable(source):
+                if options or colon:
+                    raise PluginConfigurationError(f"it is written {name}")
+                return source
+            return named(name, source).source(options, arguments)
+        problems = installed.unreadable
+    if colon:
+        return load_place(spec)
+    raise PluginConfigurationError(
+        "it is neither one that 'dataflare plugins' lists nor module:attribute, "
+        "file.py:attribute or file.pyx:class" + "".join(f"; {problem}" for problem in problems)
+    )
+
+
+def named(name: str, plugin: Callable[..., object]) -> NamedPlugin:
+    """How a plugin of a package is written: as the plugins of the library are.
+
+    Parameters
+    ----------
+    name : str
+    plugin : callable
+        What must be given to it are the arguments; what may be left out are the options. Both are
+        of the type that the parameter is annotated with: ``bytes``, ``str``, ``int``, ``float`` or
+        ``bool``. One without such a type is text, an option also a whole number.
+    """
+    if _takes_nothing(plugin):
+        return NamedPlugin(name, plugin)
+    try:
+        signature = inspect.signature(plugin)
+    except ValueError:  # a class in Cython, most likely: they do not tell
+        return NamedPlugin(name, plugin, is_open=True)
+    arguments: list[str] = []
+    options: list[str] = []
+    readers: dict[str, Reader] = {}
+    for parameter in signature.parameters.values():
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            continue
+        shown = parameter.name.upper()
+        is_argument = (
+            parameter.default is parameter.empty and parameter.kind is not parameter.KEYWORD_ONLY
+        )
+        (arguments if is_argument else options).append(
+            shown if is_argument else f"{parameter.name}={shown}"
+        )
+        if reader := _reader(parameter.annotation):
+            readers[shown if is_argument else parameter.name] = reader
+    return NamedPlugin(name, plugin, tuple(arguments), tuple(options), readers)
+
+
+def _takes_nothing(plugin: object) -> bool:
+    """Whether it is a class that gets no arguments, which one on a compiled base does not tell."""
+    return isinstance(plugin, type) and not any(
+        "__init__" in vars(base)
+        or ("__new__" in vars(base) and base not in (DataFlarePlugin, NativePlugin))
+        for base in plugin.__mro__[:-1]
+    )
+
+
+def _reader(annotation: object) -> Reader | None:
+    """What reads a value so annotated; an annotation may be text, or a union: ``int | None``."""
+    written = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
+    return _READERS.get(written.partition("|")[0].strip())
+
+
+def _split(text: str | None, count: int) -> list[str] | None:
+    """The arguments in `text`, if there are `count`."""
+    if text is None or count == 0:
+        return [] if text is None and count == 0 else None
+    arguments: list[str] = []
+    while len(arguments) < count - 1:
+        found = _UP_TO_COLON.match(text)
+        if found is None:
+            return None
+        arguments.append(_ESCAPED.sub(r"\1", found[1]))
+        text = text[found.end() :]
+    return [*arguments, text]
