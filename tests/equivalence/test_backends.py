@@ -19,6 +19,7 @@ from strategies import (
 from dataflare.errors import PluginError
 
 FILTERED, SKIP, ERROR = 1, 2, 3
+EXAMPLES = settings().max_examples  # of the profile that was chosen
 
 
 def columns_of(batch: Any) -> dict[str, Any]:
@@ -69,7 +70,7 @@ def test_batches_read_the_same(backends, batch: Batch) -> None:
     assert compiled == pure
 
 
-@settings(max_examples=300)
+@settings(max_examples=3 * EXAMPLES)
 @given(batch=batches(), plugin=PLUGINS)
 def test_backends_agree(backends, batch: Batch, plugin: Plugin) -> None:
     """Statuses, outputs, errors and reprs of any plugin on any batch."""
@@ -80,7 +81,7 @@ def test_backends_agree(backends, batch: Batch, plugin: Plugin) -> None:
     assert compiled == pure
 
 
-@settings(max_examples=400)
+@settings(max_examples=4 * EXAMPLES)
 @given(batch=batches(), plugin=PLUGINS | NATIVE_CHAINS.map(chain_of), copies=st.integers(1, 9))
 def test_a_deadline_that_is_met_changes_nothing(
     backend: SimpleNamespace, batch: Batch, plugin: Plugin, copies: int
@@ -112,7 +113,7 @@ def alone(backend: SimpleNamespace, plugin: Any, record: Any) -> tuple[Any, Any]
         return None, failure_of(error)
 
 
-@settings(max_examples=200)
+@settings(max_examples=2 * EXAMPLES)
 @given(batch=batches(), plugin=PLUGINS)
 def test_a_batch_is_its_records(backend: SimpleNamespace, batch: Batch, plugin: Plugin) -> None:
     """What happens to a record in a batch is what happens to it alone."""
@@ -168,7 +169,7 @@ def one_by_one(backend: SimpleNamespace, members: list[Plugin], batch: Any) -> d
     return {"status": status, "output": columns_of(batch), "errors": sorted(errors, key=str)}
 
 
-@settings(max_examples=200)
+@settings(max_examples=2 * EXAMPLES)
 @given(batch=batches(), members=CHAINS | NATIVE_CHAINS)
 def test_a_chain_is_its_members_one_by_one(
     backend: SimpleNamespace, batch: Batch, members: list[Plugin]
