@@ -150,18 +150,20 @@ def _load(spec: str) -> object:
         sys.path.append(os.getcwd())
         return load_attribute(spec)
     path = os.path.realpath(place)
-    if path not in sys.modules:
-        _load_file(path)
-    return load_attribute(f"{path}:{attribute}")
+    # Like its path, but without a dot: what stands before one would be a package, to pickle too.
+    name = path.removesuffix(".py").replace(".", "_")
+    if name not in sys.modules:
+        _load_file(name, path)
+    return load_attribute(f"{name}:{attribute}")
 
 
-def _load_file(path: str) -> None:
-    """Load a file as a module that is named like its path."""
-    module_spec = importlib.util.spec_from_file_location(path, path)
+def _load_file(name: str, path: str) -> None:
+    """Load a file as a module."""
+    module_spec = importlib.util.spec_from_file_location(name, path)
     if module_spec is None or module_spec.loader is None or not os.path.isfile(path):
         raise PluginConfigurationError(f"there is no file {path}")
     module = importlib.util.module_from_spec(module_spec)
-    sys.modules[path] = module
+    sys.modules[name] = module
     sys.path.append(os.path.dirname(path))  # for what it imports from beside it
     try:
         module_spec.loader.exec_module(module)
