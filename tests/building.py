@@ -2,11 +2,14 @@
 
 import importlib
 import os
-import shutil
+import shlex
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 from types import ModuleType
+
+import dataflare
 
 QUICKLY = {"CFLAGS": "-O1"}  # behind what the build says itself: compiles in half the time
 EXAMPLE = Path(__file__).parents[1] / "examples" / "cython_plugin"
@@ -35,16 +38,24 @@ def import_from(folder: Path, name: str) -> ModuleType:
         sys.path.remove(str(folder))
 
 
-def build_like_the_example(source: Path, name: str, folder: Path) -> ModuleType:
-    """Make a package of one source file, build it like the example, and import it."""
-    project, target = folder / "project", folder / "target"
-    package = project / name
-    package.mkdir(parents=True)
-    for file in ("meson.build", "pyproject.toml"):
-        text = (EXAMPLE / file).read_text().replace("logfields", name)
-        (project / file).write_text(text)
-    shutil.copy(source, package / "words.pyx")
-    (package / "__init__.py").write_text(f"from {name}.words import *\n")
-    done = build(project, target)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return import_from(target, name)
+def build_module(source: Path, folder: Path) -> ModuleType:
+    """Build one source file as a module of its name, and import it.
+
+    The compiler is called as this Python says, without a project: that takes a third of the time.
+    """
+    name = source.stem
+    translated, target = folder / f"{name}.c", folder / f"{name}{variable('EXT_SUFFIX')}"
+    include = [f"-I{sysconfig.get_path('include')}", f"-I{dataflare.get_include()}"]
+    flags = shlex.split(f"{variable('LDSHARED')} {variable('CFLAGS')} {variable('CCSHARED')}")
+    for command in (
+        [sys.executable, "-m", "cython", "-3", str(source), "-o", str(translated)],
+        [*flags, "-O1", "-w", *include, str(translated), "-o", str(target)],
+    ):
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+    return import_from(folder, name)
+
+
+def variable(name: str) -> str:
+    """How this Python builds extension modules."""
+    return str(sysconfig.get_config_var(name))

@@ -170,7 +170,8 @@ cdef class Output:
         failure.message = <char *>PyMem_RawMalloc(size + 1)
         if failure.message is NULL:
             return
-        memcpy(failure.message, message, size)
+        if size:  # else `message` may be NULL, which memcpy is never given
+            memcpy(failure.message, message, size)
         failure.message[size] = 0
         failure.index = index
         failure.code = code

@@ -100,7 +100,7 @@ def no_buffer_is_leaked(subject: Subject, records: Sequence[PluginRecord]) -> No
             watched = [pool, *_pools_of(subject, plugin)]
             at_first = _held(watched)
             counts = []
-            for _ in range(6):
+            for _ in range(4):
                 run_all(plugin, subject.batch(records), pool)
                 run_all(plugin, RecordBatch.from_lines(lines, pool=pool), pool)
                 counts.append(_held(watched))

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from building import EXAMPLE, build, build_like_the_example
+from building import EXAMPLE, build, build_module
 
 import dataflare
 from dataflare.plugins import Chain, Contains, Upper
@@ -18,10 +18,8 @@ HERE = Path(__file__).parent
 
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory):
-    """The plugins of hostile.pyx, built like the example."""
-    return build_like_the_example(
-        HERE / "hostile.pyx", "hostile", tmp_path_factory.mktemp("hostile")
-    )
+    """The plugins of hostile.pyx."""
+    return build_module(HERE / "hostile.pyx", tmp_path_factory.mktemp("hostile"))
 
 
 @pytest.fixture

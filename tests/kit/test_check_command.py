@@ -112,6 +112,8 @@ def test_what_is_said_of_a_plugin(check):
     only = ("--only", "deterministic", "--examples", 5)
     assert check("plug.py:Counts", *only, "--stateful").returncode == 0
     assert check("plug.py:Counts", *only, "--not-deterministic").returncode == 0
+    only = ("--only", "pickles", "--examples", 5)
+    assert check("plug.py:Counts", *only, "--stateful", "--distributed").returncode == 0
 
 
 @pytest.mark.parametrize(

@@ -73,6 +73,11 @@ RIGHT = {
 }
 
 
+def test_every_plugin_of_the_library_is_tried():
+    """Chains have a test of their own."""
+    assert {*RIGHT, "Chain"} == {*dataflare.plugins.__all__}
+
+
 @pytest.mark.parametrize(
     ("name", "arguments"), [(name, each) for name, every in RIGHT.items() for each in every]
 )

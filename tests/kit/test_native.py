@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from building import build_like_the_example
+from building import build_module
 
 from dataflare.plugins import Chain, Upper
 from dataflare.testing import PROPERTIES, check_plugin, examine_plugin
@@ -55,7 +55,7 @@ def patience(monkeypatch):
 @pytest.fixture(scope="module")
 def wrong(tmp_path_factory):
     """The plugins of wrong.pyx."""
-    return build_like_the_example(HERE / "wrong.pyx", "wrong", tmp_path_factory.mktemp("wrong"))
+    return build_module(HERE / "wrong.pyx", tmp_path_factory.mktemp("wrong"))
 
 
 @pytest.mark.parametrize("name", WRONG)
