@@ -32,25 +32,31 @@ def refusal(directory: Path, *arguments: str) -> tuple[int, str]:
     return done.returncode, done.stderr
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_it_passes_its_own_tests(tmp_path, kind) -> None:
-    """In an environment of its own, that sees what is installed here."""
-    made = dataflare(tmp_path, "new", "Line.tools-2", *KINDS[kind])
-    assert (made.returncode, made.stderr) == (0, "")
-    assert made.stdout.splitlines()[-1].split(" && ")[0] == "  cd Line.tools-2"
-
-    environment = tmp_path / "environment"
-    subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)
-    variables = {"base": str(environment), "platbase": str(environment)}
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory) -> Path:
+    """A virtual environment that sees what is installed here."""
+    made = tmp_path_factory.mktemp("environment")
+    subprocess.run([sys.executable, "-m", "venv", str(made)], check=True)
+    variables = {"base": str(made), "platbase": str(made)}
     site = Path(sysconfig.get_path("purelib", "venv", variables))
     (site / "outer.pth").write_text(sysconfig.get_path("purelib"))
+    return made
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_passes_its_own_tests(environment, tmp_path, kind) -> None:
+    """Installed as its README says."""
+    made = dataflare(tmp_path, "new", f"Line.{kind}-2", *KINDS[kind])
+    assert (made.returncode, made.stderr) == (0, "")
+    assert made.stdout.splitlines()[-1].split(" && ")[0] == f"  cd Line.{kind}-2"
+
     # This DataFlare is on no index, where a build in an environment of its own would look for it.
     # pip reads that variable the other way round: https://github.com/pypa/pip/issues/5735
     alone = {} if kind == "python" else {"PIP_NO_BUILD_ISOLATION": "0"}
     path = f"{environment / 'bin'}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
         ["bash", "-ec", "pip install . && python -m pytest -q"],
-        cwd=tmp_path / "Line.tools-2",
+        cwd=tmp_path / f"Line.{kind}-2",
         env={**os.environ, **QUICKLY, **alone, "PATH": path},
         capture_output=True,
         text=True,
