@@ -177,6 +177,10 @@ class DeadLetterSink:
             self._sink = _PluginSink(target, pool)
         elif isinstance(target, str | os.PathLike):
             self._sink = _FileSink(target)
+        elif isinstance(target, type) and issubclass(target, DataFlarePlugin):
+            raise TypeError(
+                "dead letters go to a plugin, not to a class of plugins: give an instance"
+            )
         elif callable(target):
             self._sink = _CallableSink(target)
         else:

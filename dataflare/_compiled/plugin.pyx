@@ -89,7 +89,11 @@ cdef api class DataFlarePlugin [
         -------
         PluginState
         """
-        return PluginState.UNINITIALIZED if self.state is None else self.state
+        if self.state is None:
+            return PluginState.UNINITIALIZED
+        if isinstance(self.state, DataFlarePlugin):
+            return DataFlarePlugin.get_state(self.state)
+        return self.state
 
     def initialize(self, config):
         """Called once by the manager before the first record.
@@ -114,7 +118,10 @@ cdef api class DataFlarePlugin [
 
 
 def set_state(DataFlarePlugin plugin not None, state):
-    """Note where in its life a plugin is; for the manager alone."""
+    """Note where in its life a plugin is: a state, or the plugin whose member it is.
+
+    For the manager alone.
+    """
     plugin.state = state
 
 

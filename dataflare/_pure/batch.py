@@ -166,6 +166,9 @@ class RecordBatch:
     _block: memoryview | None
     _bounds: Numbers | None
 
+    index = Sequence.index
+    count = Sequence.count
+
     def __init__(self) -> None:
         raise TypeError("make a batch with RecordBatch.from_values, from_records or from_lines")
 
@@ -348,11 +351,11 @@ class RecordBatch:
             i += length
         if not 0 <= i < length:
             raise IndexError(f"record {index} of a batch of {length}")
-        return self.record_at(i)
+        return self._record_at(i)
 
     def __iter__(self) -> Iterator[PluginRecord]:
         for i in range(len(self)):
-            yield self.record_at(i)
+            yield self._record_at(i)
 
     def __repr__(self) -> str:
         values = [
@@ -395,7 +398,7 @@ class RecordBatch:
         for index in chosen:
             if not 0 <= index < len(self):
                 raise IndexError(f"record {index} of a batch of {len(self)}")
-        return self.carry(tuple(self._values[i] for i in chosen), chosen)
+        return self._carry(tuple(self._values[i] for i in chosen), chosen)
 
     def to_pylist(self) -> list[bytes]:
         """The values.
@@ -404,7 +407,7 @@ class RecordBatch:
         -------
         list of bytes
         """
-        return [self.value_at(i) for i in range(len(self))]
+        return [self._value_at(i) for i in range(len(self))]
 
     def to_lines(self, newline: bytes = b"\n") -> bytes | memoryview:
         """Every value followed by a newline, as one piece.
@@ -459,14 +462,14 @@ class RecordBatch:
         """list of (Mapping or None), or None: By record; None if no record has any."""
         return None if self._metadata is None else list(self._metadata)
 
-    def value_at(self, index: int) -> bytes:
+    def _value_at(self, index: int) -> bytes:
         value = self._values[index]
         return value if type(value) is bytes else bytes(value)
 
-    def record_at(self, index: int) -> PluginRecord:
+    def _record_at(self, index: int) -> PluginRecord:
         key = None if self._keys is None else self._keys[index]
         return PluginRecord._of_columns(
-            value=self.value_at(index),
+            value=self._value_at(index),
             key=None if key is None else bytes(key),
             metadata=None if self._metadata is None else self._metadata[index],
             timestamp=0 if self._timestamps is None else int(self._timestamps[index]),
@@ -477,15 +480,15 @@ class RecordBatch:
     def _cut(self, start: int, stop: int, step: int) -> RecordBatch:
         if step != 1:
             which = list(range(start, stop, step))
-            return self.carry(tuple(self._values[i] for i in which), which)
+            return self._carry(tuple(self._values[i] for i in which), which)
         stop = max(start, stop)
-        part = self.carry(self._values[start:stop], slice(start, stop))
+        part = self._carry(self._values[start:stop], slice(start, stop))
         if self._bounds is not None:
             part._block = self._block
             part._bounds = self._bounds[start : stop + 1]
         return part
 
-    def carry(self, values: tuple[Value, ...], which: slice | list[int]) -> RecordBatch:
+    def _carry(self, values: tuple[Value, ...], which: slice | list[int]) -> RecordBatch:
         """Other values with the other columns of some of the records here."""
         batch = RecordBatch._of_values(values)
         batch._keys = _chosen(self._keys, which)

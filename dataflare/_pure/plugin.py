@@ -37,7 +37,8 @@ class DataFlarePlugin:
     thread_safe: bool = False
     releases_gil: bool = False
     retryable_errors: tuple[type[BaseException], ...] = ()
-    _dataflare_state = PluginState.UNINITIALIZED  # a name that no plugin has for its own
+    # A name that no plugin has for its own. A member's state is the plugin whose member it is.
+    _dataflare_state: PluginState | DataFlarePlugin = PluginState.UNINITIALIZED
 
     def process(self, record: PluginRecord) -> PluginResult:
         """Say what becomes of one record.
@@ -73,7 +74,8 @@ class DataFlarePlugin:
         -------
         PluginState
         """
-        return self._dataflare_state
+        state = self._dataflare_state
+        return DataFlarePlugin.get_state(state) if isinstance(state, DataFlarePlugin) else state
 
     def initialize(self, config: Mapping[str, object]) -> None:
         """Called once by the manager before the first record.
@@ -97,8 +99,11 @@ class DataFlarePlugin:
         return True
 
 
-def set_state(plugin: DataFlarePlugin, state: PluginState) -> None:
-    """Note where in its life a plugin is; for the manager alone."""
+def set_state(plugin: DataFlarePlugin, state: PluginState | DataFlarePlugin) -> None:
+    """Note where in its life a plugin is: a state, or the plugin whose member it is.
+
+    For the manager alone.
+    """
     require(plugin, DataFlarePlugin, "plugin")
     plugin._dataflare_state = state
 
@@ -171,7 +176,7 @@ def plugin_name(plugin: Any) -> str:
 class _FunctionPlugin(DataFlarePlugin):
     """What the plugins made of a function have in common."""
 
-    plugin_type: PluginType
+    _plugin_type: PluginType
 
     def __init__(
         self, function: Callable[..., Any], name: str | None = None, thread_safe: bool = False
@@ -190,7 +195,7 @@ class _FunctionPlugin(DataFlarePlugin):
         """Name and docstring of the function."""
         return PluginInfo(
             name=self.name,
-            plugin_type=self.plugin_type,
+            plugin_type=self._plugin_type,
             description=first_line(self.function.__doc__),
         )
 
@@ -198,7 +203,7 @@ class _FunctionPlugin(DataFlarePlugin):
 class MapPlugin(_FunctionPlugin):
     """A function from the value of a record to its new value; made by `map_plugin`."""
 
-    plugin_type = PluginType.TRANSFORMER
+    _plugin_type = PluginType.TRANSFORMER
 
     def process(self, record: PluginRecord) -> PluginResult:
         """The function's value for the record."""
@@ -211,7 +216,7 @@ class MapPlugin(_FunctionPlugin):
 class FilterPlugin(_FunctionPlugin):
     """A function from the value of a record to whether it goes on; made by `filter_plugin`."""
 
-    plugin_type = PluginType.FILTER
+    _plugin_type = PluginType.FILTER
 
     def process(self, record: PluginRecord) -> PluginResult:
         """Whether the record goes on."""

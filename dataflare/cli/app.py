@@ -180,8 +180,8 @@ def check(
         str,
         typer.Argument(
             metavar="PLUGIN",
-            help="One of the library ('dataflare plugins' lists them), module:attribute, or "
-            "file.py:attribute.",
+            help="A name ('dataflare plugins' lists them), module:attribute, file.py:attribute, or "
+            "file.pyx:class.",
         ),
     ],
     examples: Annotated[

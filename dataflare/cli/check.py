@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Options", "check"]
 
+TIMEOUT = 60.0  # seconds, unless told otherwise
 PASSED, FAILED, UNUSABLE, INTERRUPTED = 0, 1, 2, 130  # exit statuses
 
 
@@ -39,6 +40,8 @@ class Options:
         words = ["dataflare", "check", self.plugin, "--only", name, "--examples", self.examples]
         if not self.deterministic:
             words.append("--not-deterministic")
+        if self.timeout != TIMEOUT:
+            words += ["--timeout", f"{self.timeout:g}"]
         words += [f"--{claim}" for claim in ("stateful", "distributed") if getattr(self, claim)]
         return shlex.join(map(str, words))
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from dataflare._backend import PluginRecord
-from dataflare.testing.subject import Ran, Subject, members, natives
+from dataflare.testing.subject import Ran, Subject, leaves, natives
 
 __all__ = [
     "BrokenError",
@@ -120,7 +120,7 @@ def in_python(subject: Subject) -> str | None:
 
 def mixed(subject: Subject) -> str | None:
     """As `in_python`; and a record whose view is kept in Python stays valid."""
-    if subject.is_native and len(natives(subject.first)) < len(members(subject.first)):
+    if subject.is_native and len(natives(subject.first)) < len(leaves(subject.first)):
         return "members in Python may keep records"
     return in_python(subject)
 

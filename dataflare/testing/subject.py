@@ -11,7 +11,6 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from dataflare._backend import (
-    Chain,
     DataFlarePlugin,
     MemoryPool,
     NativePlugin,
@@ -22,7 +21,7 @@ from dataflare._backend import (
     run_record,
     set_state,
 )
-from dataflare.batching import BatchAdapter
+from dataflare.batching import members_of
 from dataflare.errors import PluginError, sentence_of
 from dataflare.loading import find_plugin, new_plugin
 from dataflare.types import PluginState
@@ -36,7 +35,7 @@ __all__ = [
     "Row",
     "Subject",
     "fresh",
-    "members",
+    "leaves",
     "natives",
     "ran",
     "row",
@@ -194,16 +193,14 @@ def _stop(plugin: DataFlarePlugin) -> None:
     set_state(plugin, PluginState.STOPPED)
 
 
-def members(plugin: DataFlarePlugin) -> list[DataFlarePlugin]:
-    """The plugins that a chain or adapter is made of, or the plugin itself."""
-    if isinstance(plugin, Chain):
-        return [inner for member in plugin.plugins for inner in members(member)]
-    return members(plugin.plugin) if isinstance(plugin, BatchAdapter) else [plugin]
+def leaves(plugin: DataFlarePlugin) -> list[DataFlarePlugin]:
+    """The plugins that a chain or adapter is made of in the end, or the plugin itself."""
+    return [part for part in (plugin, *members_of(plugin)) if not members_of(part)]
 
 
 def natives(plugin: DataFlarePlugin) -> list[DataFlarePlugin]:
     """The native ones among the members of a plugin."""
-    return [member for member in members(plugin) if isinstance(member, NativePlugin)]
+    return [part for part in (plugin, *members_of(plugin)) if isinstance(part, NativePlugin)]
 
 
 def fresh(record: PluginRecord, *, views: bool) -> PluginRecord:
