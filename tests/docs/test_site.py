@@ -7,11 +7,14 @@ import sys
 from pathlib import Path
 
 import dataflare
+import dataflare.building
+import dataflare.catalogue
 import dataflare.native
 import dataflare.otel
 import dataflare.plugins
 import dataflare.prometheus
 import dataflare.testing
+import dataflare.tuner
 from dataflare.specs import BUILTINS
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -24,6 +27,9 @@ DESCRIBED = re.compile(
 
 
 PUBLIC_MODULES = (
+    dataflare.building,
+    dataflare.catalogue,
+    dataflare.tuner,
     dataflare.plugins,
     dataflare.native,
     dataflare.testing,
@@ -81,7 +87,14 @@ def test_the_command_line_chapter_names_every_option_and_plugin(tmp_path):
     """As the help of the commands and `dataflare plugins` have them."""
     chapter = (DOCS / "command-line.md").read_text()
     words = set(BUILTINS)
-    for name, some in (("run", {"--errors", "-p"}), ("check", {"--only", "--json"})):
+    for name, some in (
+        ("run", {"--errors", "-p"}),
+        ("new", {"--native", "--c"}),
+        ("check", {"--only", "--json"}),
+        ("build", {"--help"}),
+        ("plugins", {"--json"}),
+        ("info", {"--help"}),
+    ):
         command = [sys.executable, "-m", "dataflare.cli", name, "--help"]
         done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
         options = set(
@@ -102,3 +115,9 @@ def test_the_chapters_name_every_field_of_their_configuration():
         chapter = (DOCS / f"{name}.md").read_text()
         for field in config.__dataclass_fields__:
             assert f"`{field}`" in chapter, field
+
+
+def test_nothing_is_left_to_fill_in():
+    """In no chapter, nor in the README."""
+    for document in (*DOCS.glob("*.md"), DOCS.parent / "README.md"):
+        assert "@@" not in document.read_text(), document

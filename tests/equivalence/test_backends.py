@@ -1,5 +1,6 @@
 """The same in, the same out: between the backends, and between the ways to run a plugin."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -189,3 +190,24 @@ def test_a_chain_is_its_members_one_by_one(
             "output": columns_of(result.output),
             "errors": sorted(errors, key=str),
         } == expected
+
+
+def test_no_class_of_the_pure_backend_offers_more(backends) -> None:
+    """What only one backend has, nobody can rely upon."""
+    compiled, pure = backends
+    classes = [name for name, found in vars(pure).items() if isinstance(found, type)]
+    assert len(classes) > 20
+    for name in classes:
+        public = {word for word in dir(getattr(pure, name)) if not word.startswith("_")}
+        assert public <= set(dir(getattr(compiled, name))), name
+
+
+def test_batches_and_results_are_sequences(backend) -> None:
+    """With all that a sequence has."""
+    batch = backend.RecordBatch.from_values([b"a", b"b", b"a"])
+    results = backend.run_batch(backend.Upper(), batch).results
+    for sequence in (batch, results):
+        assert isinstance(sequence, Sequence)
+        assert sequence.count(sequence[0]) >= 1
+        assert sequence.index(sequence[1]) >= 0
+        assert object() not in sequence
