@@ -36,6 +36,7 @@ __all__ = [
     "filter_plugin",
     "is_inside",
     "map_plugin",
+    "new_capsule",
     "plugin_name",
     "run_batch",
     "run_record",
@@ -75,6 +76,7 @@ if TYPE_CHECKING or backend == "cython":
             DataFlarePlugin,
             NativePlugin,
             c_functions,
+            new_capsule,
             set_state,
         )
         from dataflare._compiled.pool import Buffer, MemoryPool
@@ -110,6 +112,7 @@ else:
         c_functions,
         filter_plugin,
         map_plugin,
+        new_capsule,
         plugin_name,
         set_state,
     )

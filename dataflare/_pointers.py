@@ -85,8 +85,14 @@ def memory_pointer(state: object) -> Pointer:
         return Pointer(0, None)
     if isinstance(state, int) and not isinstance(state, bool):
         return _checked(Pointer(state, state), "state")
-    if ctypes and isinstance(state, (ctypes._Pointer, ctypes.c_void_p)):
-        return Pointer(ctypes.cast(state, ctypes.c_void_p).value or 0, state)
+    if ctypes and isinstance(
+        state, (ctypes._Pointer, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_wchar_p)
+    ):
+        # It may be made to point elsewhere later: what it points to now is kept as well.
+        kept = state._objects.copy() if isinstance(state._objects, dict) else state._objects
+        return Pointer(ctypes.cast(state, ctypes.c_void_p).value or 0, (state, kept))
+    if ctypes and isinstance(state, (ctypes.py_object, ctypes._CFuncPtr)):
+        raise TypeError(f"the state is a {type(state).__name__}, which leads to nothing to be used")
     if cffi and isinstance(state, cffi._CDataBase):
         if cffi.typeof(state).kind not in {"pointer", "array"}:
             raise TypeError(f"the state is {state!r}, not a pointer")

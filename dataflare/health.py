@@ -154,6 +154,8 @@ class Probes:
                 lambda: self._closed or all(question.is_answered for question in questions),
                 min(timeout, threading.TIMEOUT_MAX),
             )
+        if self._closed:  # who has not answered yet is not asked any more
+            asked = {name: ([], []) for name in asked}
         return {
             name: _verdict(
                 services[name],

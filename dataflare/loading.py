@@ -111,6 +111,14 @@ def _check_retryable_errors(plugin: DataFlarePlugin) -> None:
         )
 
 
+def _is_c_function(value: object) -> bool:
+    """Whether it is one of ctypes, cffi or Numba, which need not be loaded to tell."""
+    makers = {base.__module__.partition(".")[0] for base in type(value).__mro__}
+    return not isinstance(value, type) and not makers.isdisjoint(
+        {"_ctypes", "_cffi_backend", "numba"}
+    )
+
+
 def _call(factory: object) -> DataFlarePlugin:
     if not callable(factory):
         raise TypeError(
@@ -118,6 +126,11 @@ def _call(factory: object) -> DataFlarePlugin:
             f"not {type(factory).__name__}"
         )
     name = getattr(factory, "__name__", type(factory).__name__)
+    if _is_c_function(factory):  # called without its arguments, it would end the process
+        raise TypeError(
+            f"{name} is a C function: make a plugin of it by "
+            f"dataflare.NativePlugin.from_function({name})"
+        )
     try:
         inspect.signature(factory).bind()
     except TypeError:

@@ -20,7 +20,7 @@ SUCCESS, FILTERED, SKIP, ERROR : int
 Raises
 ------
 PluginConfigurationError
-    When a function is asked for on the pure backend.
+    When a function or a capsule is asked for on the pure backend.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ from typing import Any, cast
 
 import numpy
 
-from dataflare._backend import c_functions
+from dataflare._backend import c_functions, new_capsule
+from dataflare._pointers import LARGEST
 
 __all__ = [
     "ERROR",
@@ -65,10 +66,6 @@ RECORD = numpy.dtype(
 )
 
 _pointer, _size, _int = ctypes.c_void_p, ctypes.c_ssize_t, ctypes.c_int
-_CAPSULE_NAME = b"dataflare.plugin"  # a capsule keeps the pointer: never freed
-_new_capsule = ctypes.PYFUNCTYPE(
-    ctypes.py_object, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p
-)(("PyCapsule_New", ctypes.pythonapi))
 _SIGNATURES = {
     "commit": (_int, _pointer, _size),
     "emit": (_int, _pointer, _pointer, _size),
@@ -85,8 +82,8 @@ def capsule(descriptor: object) -> object:
     ----------
     descriptor : ctypes object or int
         A ``df_plugin``, or its address: ``ctypes.c_char.in_dll(library, "words_plugin")`` is that
-        of a library. It must stay valid as long as there are plugins of the capsule; ctypes
-        unloads no library.
+        of a library. The capsule, and each plugin of it, keeps the object; what an address leads
+        to must stay valid as long.
 
     Returns
     -------
@@ -94,13 +91,19 @@ def capsule(descriptor: object) -> object:
 
     Raises
     ------
+    TypeError
+        It is neither.
     ValueError
-        The address is NULL.
+        The address is NULL, or none.
+    PluginConfigurationError
+        On the pure backend.
     """
     address = descriptor if isinstance(descriptor, int) else ctypes.addressof(cast(Any, descriptor))
     if not address:
         raise ValueError("the descriptor is a NULL pointer")
-    return _new_capsule(address, _CAPSULE_NAME, None)
+    if not 0 < address <= LARGEST:
+        raise ValueError(f"{address} is no address of a descriptor")
+    return new_capsule(address, descriptor)
 
 
 def __getattr__(name: str) -> Any:

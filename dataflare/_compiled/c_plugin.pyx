@@ -10,7 +10,11 @@ c. `init` runs when the plugin is made and `cleanup` when it is gone, not when a
 """
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
-from cpython.pycapsule cimport PyCapsule_CheckExact, PyCapsule_GetName, PyCapsule_GetPointer
+from cpython.pycapsule cimport (
+    PyCapsule_CheckExact, PyCapsule_GetContext, PyCapsule_GetName, PyCapsule_GetPointer,
+    PyCapsule_New, PyCapsule_SetContext
+)
+from cpython.ref cimport Py_INCREF, Py_XDECREF, PyObject
 from libc.stdint cimport uintptr_t
 from libc.string cimport memcpy, memset, strcmp
 
@@ -242,3 +246,15 @@ def c_functions():
         "forward": <uintptr_t>&df_forward,
         "reserve": <uintptr_t>&df_reserve,
     }
+
+
+def new_capsule(address, owner):
+    """A capsule of the descriptor at an address, which is valid as long as `owner` lives."""
+    capsule = PyCapsule_New(<void *><uintptr_t>address, DF_PLUGIN_CAPSULE, forget_owner)
+    Py_INCREF(owner)                     # the capsule's own, given back by `forget_owner`
+    PyCapsule_SetContext(capsule, <void *>owner)
+    return capsule
+
+
+cdef void forget_owner(object capsule) noexcept:
+    Py_XDECREF(<PyObject *>PyCapsule_GetContext(capsule))

@@ -21,8 +21,8 @@ from dataflare._compiled.types cimport df_batch, df_emitter, df_output, df_recor
 cdef api class DataFlarePlugin [
     object DataFlare_DataFlarePlugin, type DataFlare_DataFlarePlugin_Type, check_size error
 ]:
-    cdef object state                    # PluginState, or the plugin in service whose
-                                         # member this is; None: nobody has set it yet
+    # PluginState; or the plugin in service whose member this is; None: nobody has set it yet.
+    cdef object state
 
 
 cdef api class NativePluginABI1(DataFlarePlugin) [

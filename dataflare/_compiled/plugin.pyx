@@ -357,3 +357,8 @@ def __getattr__(name):
             f"has ABI {BASE[len(base):]}: {AGAIN}"
         )
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def new_capsule(address, owner):
+    """See `dataflare._compiled.c_plugin`."""
+    return c_door("new_capsule")(address, owner)

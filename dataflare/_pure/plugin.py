@@ -154,6 +154,11 @@ def native_refused() -> PluginConfigurationError:
     )
 
 
+def new_capsule(address: int, owner: object) -> object:
+    """Refused, as all native plugins are."""
+    raise native_refused()
+
+
 def c_functions() -> dict[str, int]:
     """Addresses of the functions of dataflare.h: on the compiled backend.
 

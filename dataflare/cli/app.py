@@ -222,6 +222,8 @@ def check(
     """
     from dataflare.cli.check import Options, check
 
+    if not timeout > 0:
+        raise typer.BadParameter("--timeout must be more than 0 seconds")
     options = Options(
         plugin=plugin,
         examples=examples,

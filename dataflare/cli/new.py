@@ -79,7 +79,7 @@ def _problem_of(name: str) -> str | None:
     module = _module(name)
     if keyword.iskeyword(module):
         return f"{module} is a keyword of Python"
-    if module in sys.stdlib_module_names or module in ("dataflare", "tests"):
+    if module in sys.stdlib_module_names or module in ("dataflare", "test", "tests"):
         return f"there is a module {module} already"
     if _plugin(name) in BUILTINS:
         return f"DataFlare has a plugin {_plugin(name)} itself"
@@ -101,7 +101,8 @@ def _placeholders(name: str, kind: str) -> dict[str, str]:
         "name": name,
         "module": module,
         "plugin": _plugin(name),
-        "maker": "make_plugin" if kind == "c" else class_name,
+        "maker": class_name if kind == "python" else "make_plugin",
+        "class_name": class_name,
         "summary": _SUMMARY,
         "version": re.match(r"\d+\.\d+", __version__)[0],  # type: ignore[index]
         "native_note": "" if kind == "python" else _NATIVE_NOTE,

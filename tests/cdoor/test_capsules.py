@@ -3,6 +3,7 @@
 import ctypes
 import datetime
 import gc
+import weakref
 
 import numpy
 import pytest
@@ -249,3 +250,24 @@ def test_configuration_that_nobody_takes(door):
         plugin_of(door, "with_state", config=5)
     with pytest.raises(ValueError, match="the descriptor is a NULL pointer"):
         native.capsule(0)
+
+
+@pytest.mark.parametrize("address", [-1, 1 << 70])
+def test_what_is_no_address_of_a_descriptor(address):
+    """Refused with a sentence, and not cut to one that is."""
+    with pytest.raises(ValueError, match="no address of a descriptor"):
+        native.capsule(address)
+
+
+def test_a_capsule_keeps_its_descriptor():
+    """Also when nobody else does."""
+    made = Descriptor()
+    made.name = b"kept"
+    gone = weakref.ref(made)
+    capsule = native.capsule(made)
+    del made
+    gc.collect()
+    assert gone() is not None
+    del capsule
+    gc.collect()
+    assert gone() is None

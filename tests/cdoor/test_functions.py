@@ -146,7 +146,7 @@ def test_output_of_any_size(manager, door):
         (b"f", "the plugin forwarded bytes that are not in the record"),
         (b"e", "the plugin gave no reason"),
         (b"x", "a reason"),
-        (b"n", ""),
+        (b"n", "the plugin gave no reason"),
     ],
 )
 @pytest.mark.parametrize("fused", [False, True])
@@ -463,3 +463,37 @@ for function in (wide, number):
         f"the C function is declared as {declared}, {SIGNATURE}"
         for declared in ("int64 (void*, void*, void*)", "int32 (void*, int64, void*)")
     ], done.stderr
+
+
+def test_a_pointer_of_ctypes_is_what_it_points_to(manager):
+    """Not where the pointer itself is; and what it points to is kept."""
+    seen = []
+
+    @native.PROCESS
+    def look(record, out, state):
+        seen.append(ctypes.string_at(state, 5))
+        return native.SKIP
+
+    text = ctypes.create_string_buffer(b"HELLO")
+    pointer = ctypes.pointer(text)
+    states = [ctypes.c_char_p(b"HELLO"), pointer, ctypes.cast(text, c_void_p)]
+    plugins = [NativePlugin.from_function(look, name="look", state=state) for state in states]
+    pointer.contents = ctypes.create_string_buffer(b"OTHER")
+    del text
+    gc.collect()
+    run(manager, Chain(*plugins), [b"a"])
+    assert seen == [b"HELLO"] * 3
+    for wrong in (ctypes.py_object(5), look):
+        with pytest.raises(TypeError, match="leads to nothing to be used"):
+            NativePlugin.from_function(look, name="look", state=wrong)
+
+
+def test_a_c_function_is_no_factory(manager, door):
+    """It is not called, which would end the process."""
+    with pytest.raises(TypeError, match=r"first_word is a C function: .*from_function\(first_word"):
+        manager.register_plugin("x", door.first_word)
+    interface = cffi.FFI()
+    interface.cdef("int abs(int);")
+    with pytest.raises(TypeError, match="is a C function"):
+        manager.register_plugin("x", interface.dlopen(None).abs)
+    assert manager.list_plugins() == []
