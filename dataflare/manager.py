@@ -344,6 +344,8 @@ class PluginManager:
         PluginError
             The record failed, and the plugin's own exception is the ``__cause__``; or the plugin is
             unknown or disabled, or its circuit open.
+        TypeError
+            `record` is no PluginRecord.
         """
         while True:
             try:
@@ -357,6 +359,13 @@ class PluginManager:
             except RunnerStoppedError:
                 if self._is_current(name, runner):
                     raise
+            except TypeError:
+                if isinstance(record, PluginRecord):
+                    raise
+                raise TypeError(
+                    f"process_record takes a PluginRecord, not {type(record).__name__}: make one "
+                    f"by PluginRecord(value), or give process_batch a list of values"
+                ) from None
 
     def process_batch(self, name: str, records: object) -> BatchResult:
         """Run a plugin on a batch; what fails is in the result.

@@ -179,7 +179,7 @@ def test_what_is_no_record(backend, manager, record) -> None:
     manager.register_plugin("x", backend.Upper())
     for tripped in (False, True):
         manager._services["x"].runner.tripped = tripped
-        with pytest.raises(TypeError, match="ecord"):
+        with pytest.raises(TypeError, match="process_record takes a PluginRecord, not "):
             manager.process_record("x", record)
     assert manager.get_metrics("x").total_processed == 0
 
