@@ -34,9 +34,11 @@ __all__ = [
     "Upper",
     "arrow",
     "backend",
+    "c_functions",
     "filter_plugin",
     "is_inside",
     "map_plugin",
+    "new_capsule",
     "plugin_name",
     "run_batch",
     "run_record",
@@ -69,15 +71,19 @@ if TYPE_CHECKING or backend == "cython":
         )
         from dataflare._compiled.chain import Chain
         from dataflare._compiled.counters import Histogram, PluginCounters
+        from dataflare._compiled.functions import (
+            FilterPlugin,
+            MapPlugin,
+            filter_plugin,
+            map_plugin,
+        )
         from dataflare._compiled.loop import run_batch, run_record
         from dataflare._compiled.output import plugin_name
         from dataflare._compiled.plugin import (
             DataFlarePlugin,
-            FilterPlugin,
-            MapPlugin,
             NativePlugin,
-            filter_plugin,
-            map_plugin,
+            c_functions,
+            new_capsule,
             set_state,
         )
         from dataflare._compiled.pool import Buffer, MemoryPool
@@ -110,8 +116,10 @@ else:
         FilterPlugin,
         MapPlugin,
         NativePlugin,
+        c_functions,
         filter_plugin,
         map_plugin,
+        new_capsule,
         plugin_name,
         set_state,
     )

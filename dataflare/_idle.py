@@ -51,10 +51,13 @@ class _Watcher:
 
     def _start(self) -> None:
         if self._thread is None:
-            self._thread = threading.Thread(
-                target=self._run, name="dataflare-idle-memory", daemon=True
-            )
-            self._thread.start()
+            thread = threading.Thread(target=self._run, name="dataflare-idle-memory", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as error:  # no more threads; the next pool tries again
+                _logger.warning("idle memory is not given back: %s", error)
+            else:
+                self._thread = thread
 
     def _run(self) -> None:
         while True:

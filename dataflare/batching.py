@@ -9,6 +9,7 @@ import numpy as np
 
 from dataflare._backend import (
     BatchResult,
+    Chain,
     DataFlarePlugin,
     PluginRecord,
     PluginResult,
@@ -21,7 +22,7 @@ from dataflare.errors import PluginConfigurationError
 from dataflare.tuner import next_batch_size
 from dataflare.types import PluginInfo
 
-__all__ = ["BatchAdapter", "BatchPlugin", "as_batch", "is_arrow"]
+__all__ = ["BatchAdapter", "BatchPlugin", "as_batch", "is_arrow", "members_of"]
 
 
 def is_arrow(records: object) -> bool:
@@ -177,3 +178,24 @@ class BatchAdapter(BatchPlugin):
     def health_check(self) -> bool:
         """Ask the plugin."""
         return self.plugin.health_check()
+
+
+def members_of(plugin: DataFlarePlugin) -> list[DataFlarePlugin]:
+    """The plugins that a plugin is made of.
+
+    Parameters
+    ----------
+    plugin : DataFlarePlugin
+
+    Returns
+    -------
+    list of DataFlarePlugin
+        Those inside a chain or an adapter, and inside these; none of any other plugin.
+    """
+    if isinstance(plugin, BatchAdapter):
+        inner = [plugin.plugin]
+    elif isinstance(plugin, Chain):
+        inner = list(plugin.plugins)
+    else:
+        return []
+    return [each for member in inner for each in (member, *members_of(member))]

@@ -38,7 +38,7 @@ from dataflare._build_info import VERSION
 from dataflare._later import importing
 from dataflare.errors import PluginConfigurationError
 
-__all__ = ["build", "cache_directory", "import_file"]
+__all__ = ["build", "cache_directory"]
 
 _PACKAGE = Path(__file__).parent
 _OLDEST_CYTHON = (3, 1)

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -104,14 +105,29 @@ class _FileSink:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._file = open(path, "ab", buffering=0)  # noqa: SIM115 - closed by `close`
+        self._broken = _ends_in_a_line(path)  # after a part of a line: that one is lost
 
     def deliver(self, letter: DeadLetter) -> None:
         line = letter.to_json().encode("utf-8", "backslashreplace") + b"\n"
-        while line:
-            line = line[self._file.write(line) :]
+        if self._broken:  # by a full disk, as a rule; the next letter is not part of that line
+            line = b"\n" + line
+        written = 0
+        try:
+            while written < len(line):
+                written += self._file.write(line[written:])
+        finally:
+            self._broken = written < len(line) and (written > 0 or self._broken)
 
     def close(self) -> None:
         self._file.close()
+
+
+def _ends_in_a_line(path: str | os.PathLike[str]) -> bool:
+    """Whether the last line of a file has no end."""
+    with suppress(OSError), open(path, "rb") as file:  # a pipe has no end to look at
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) != b"\n"
+    return False
 
 
 class _PluginSink:
@@ -177,6 +193,10 @@ class DeadLetterSink:
             self._sink = _PluginSink(target, pool)
         elif isinstance(target, str | os.PathLike):
             self._sink = _FileSink(target)
+        elif isinstance(target, type) and issubclass(target, DataFlarePlugin):
+            raise TypeError(
+                "dead letters go to a plugin, not to a class of plugins: give an instance"
+            )
         elif callable(target):
             self._sink = _CallableSink(target)
         else:

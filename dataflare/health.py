@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import enum
+import operator
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from dataflare._backend import DataFlarePlugin, MemoryPool
@@ -14,7 +15,18 @@ from dataflare.service import PluginService
 from dataflare.types import CircuitState, PluginState, PoolStats
 from dataflare.workers import Workers
 
-__all__ = ["HealthReport", "PartHealth", "Probes", "Verdict", "check_pool"]
+__all__ = [
+    "LEAK_CHECKS",
+    "HealthReport",
+    "PartHealth",
+    "Probes",
+    "Verdict",
+    "check_pool",
+    "check_workers",
+]
+
+LEAK_CHECKS = 10
+"""Checks over which the buffers that are out must have grown each time to count as a leak."""
 
 
 class Verdict(enum.Enum):
@@ -142,6 +154,8 @@ class Probes:
                 lambda: self._closed or all(question.is_answered for question in questions),
                 min(timeout, threading.TIMEOUT_MAX),
             )
+        if self._closed:  # who has not answered yet is not asked any more
+            asked = {name: ([], []) for name in asked}
         return {
             name: _verdict(
                 services[name],
@@ -229,11 +243,37 @@ def _verdict(
     return PartHealth(Verdict.HEALTHY, "it is fit for work")
 
 
-def check_pool(pool: MemoryPool) -> PartHealth:
-    """Whether the pool still serves its classes from slabs."""
+def check_pool(pool: MemoryPool, in_use: Sequence[int] = ()) -> PartHealth:
+    """Whether the pool is used rightly, loses no buffers, and still serves its classes from slabs.
+
+    Parameters
+    ----------
+    pool : MemoryPool
+    in_use : sequence of int
+        How many buffers were out at the latest checks, this one included. That it only ever grew
+        over `LEAK_CHECKS` of them means that somebody keeps buffers or results.
+
+    Returns
+    -------
+    PartHealth
+    """
     stats = pool.get_stats()
     if pool.closed:
         return PartHealth(Verdict.UNHEALTHY, "it is closed")
+    if violations := pool.violations:
+        count = len(violations)
+        return PartHealth(
+            Verdict.DEGRADED,
+            f"debug mode found {count} violation{'s' * (count > 1)}, at last: {violations[-1]}",
+        )
+    if len(in_use) >= LEAK_CHECKS and all(map(operator.lt, in_use, in_use[1:])):
+        oldest = next((loan for loan in pool.outstanding() or () if loan.kind == "buffer"), None)
+        return PartHealth(
+            Verdict.DEGRADED,
+            f"the buffers that are out grew from {in_use[0]} to {in_use[-1]} over the last "
+            f"{len(in_use)} checks: somebody keeps results or buffers"
+            + (f", such as the one taken at {oldest.place}" if oldest else ""),
+        )
     if stats is None:
         return PartHealth(Verdict.HEALTHY, "it does not count what it does")
     full = _exhausted(stats)
@@ -261,6 +301,17 @@ def check_workers(workers: Workers | None) -> PartHealth:
     """Whether threads can be had; those that died are replaced when they are needed."""
     if workers is None:
         return PartHealth(Verdict.HEALTHY, "batches are not shared out")
+    if workers.refused:
+        return PartHealth(
+            Verdict.DEGRADED,
+            f"the system starts no more threads: {workers.alive} of {workers.size - 1} are running",
+        )
+    if dead := workers.dead:
+        return PartHealth(
+            Verdict.DEGRADED,
+            f"{dead} thread{'s' * (dead > 1)} died; the next batch that is shared out replaces "
+            f"{'them' if dead > 1 else 'it'}",
+        )
     return PartHealth(
         Verdict.HEALTHY, f"{workers.alive} of at most {workers.size - 1} threads are running"
     )

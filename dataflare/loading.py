@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 else:
     _specs = Later("dataflare.specs")
 
-__all__ = ["find_plugin", "make_plugin"]
+__all__ = ["find_plugin", "make_plugin", "new_plugin"]
 
 
 def find_plugin(plugin: object) -> object:
@@ -66,11 +66,9 @@ def make_plugin(plugin: object) -> DataFlarePlugin:
     IncompatiblePluginError
         The plugin was written for another API version.
     """
-    plugin = find_plugin(plugin)
-    if not isinstance(plugin, DataFlarePlugin):
-        plugin = _call(plugin)
+    made = new_plugin(plugin)
     try:
-        wanted = plugin.info().api_version
+        wanted = made.info().api_version
     except PluginError:
         raise
     except Exception as error:
@@ -79,11 +77,27 @@ def make_plugin(plugin: object) -> DataFlarePlugin:
         ) from error
     if wanted != API_VERSION:
         raise IncompatiblePluginError(
-            f"the plugin {plugin.info().name!r} was written for API version {wanted}, "
+            f"the plugin {made.info().name!r} was written for API version {wanted}, "
             f"this DataFlare has version {API_VERSION}"
         )
-    _check_retryable_errors(plugin)
-    return plugin
+    _check_retryable_errors(made)
+    return made
+
+
+def new_plugin(plugin: object) -> DataFlarePlugin:
+    """`make_plugin`, but nothing is asked about the version of the API.
+
+    Raises
+    ------
+    TypeError
+        It is nothing that makes a plugin.
+    PluginConfigurationError
+        Nothing can be used that is written so.
+    PluginInitializationError
+        The class or factory raised.
+    """
+    plugin = find_plugin(plugin)
+    return plugin if isinstance(plugin, DataFlarePlugin) else _call(plugin)
 
 
 def _check_retryable_errors(plugin: DataFlarePlugin) -> None:
@@ -97,6 +111,14 @@ def _check_retryable_errors(plugin: DataFlarePlugin) -> None:
         )
 
 
+def _is_c_function(value: object) -> bool:
+    """Whether it is one of ctypes, cffi or Numba, which need not be loaded to tell."""
+    makers = {base.__module__.partition(".")[0] for base in type(value).__mro__}
+    return not isinstance(value, type) and not makers.isdisjoint(
+        {"_ctypes", "_cffi_backend", "numba"}
+    )
+
+
 def _call(factory: object) -> DataFlarePlugin:
     if not callable(factory):
         raise TypeError(
@@ -104,6 +126,11 @@ def _call(factory: object) -> DataFlarePlugin:
             f"not {type(factory).__name__}"
         )
     name = getattr(factory, "__name__", type(factory).__name__)
+    if _is_c_function(factory):  # called without its arguments, it would end the process
+        raise TypeError(
+            f"{name} is a C function: make a plugin of it by "
+            f"dataflare.NativePlugin.from_function({name})"
+        )
     try:
         inspect.signature(factory).bind()
     except TypeError:

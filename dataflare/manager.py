@@ -34,7 +34,7 @@ from dataflare._backend import (
     set_state,
 )
 from dataflare._later import Later
-from dataflare.batching import as_batch, is_arrow
+from dataflare.batching import as_batch, is_arrow, members_of
 from dataflare.config import PluginManagerConfig
 from dataflare.errors import (
     DuplicatePluginError,
@@ -146,7 +146,7 @@ class PluginManager:
             as threads may work on a batch, at most ``max_plugin_instances``; one if they are
             thread-safe.
         config : Mapping, optional
-            Given to the plugin's `initialize`.
+            Given to `initialize` of the plugin, of its fallback and of a plugin for dead letters.
         fallback : DataFlarePlugin, class, callable or str, optional
             Processes the records that the plugin fails at, and all while its circuit is open.
         dead_letters : callable, path, or DataFlarePlugin, optional
@@ -181,7 +181,7 @@ class PluginManager:
             if fallback is not None:
                 second = self._start_one(name, make_plugin(fallback), config, started)
             if sink is not None and sink.plugin is not None:
-                self._start_one(name, sink.plugin, config, started)
+                self._start_one(name, make_plugin(sink.plugin), config, started)
             service = PluginService(
                 name,
                 slots,
@@ -344,6 +344,8 @@ class PluginManager:
         PluginError
             The record failed, and the plugin's own exception is the ``__cause__``; or the plugin is
             unknown or disabled, or its circuit open.
+        TypeError
+            `record` is no PluginRecord.
         """
         while True:
             try:
@@ -357,6 +359,13 @@ class PluginManager:
             except RunnerStoppedError:
                 if self._is_current(name, runner):
                     raise
+            except TypeError:
+                if isinstance(record, PluginRecord):
+                    raise
+                raise TypeError(
+                    f"process_record takes a PluginRecord, not {type(record).__name__}: make one "
+                    f"by PluginRecord(value), or give process_batch a list of values"
+                ) from None
 
     def process_batch(self, name: str, records: object) -> BatchResult:
         """Run a plugin on a batch; what fails is in the result.
@@ -457,9 +466,7 @@ class PluginManager:
         PluginMetrics or None
             None if there is no plugin of that name.
         """
-        if not isinstance(name, str):
-            raise TypeError(f"the name of a plugin must be str, not {type(name).__name__}")
-        service = self._services.get(name)
+        service = self._services.get(_checked(name))
         return None if service is None else self._observe().metrics(service)
 
     def get_all_metrics(self) -> dict[str, PluginMetrics]:
@@ -484,7 +491,7 @@ class PluginManager:
         PluginHistograms or None
             Copies, that do not change any more; None if there is no plugin of that name.
         """
-        service = self._services.get(name)
+        service = self._services.get(_checked(name))
         return None if service is None else self._observe().histograms(service)
 
     def get_memory_pool_stats(self) -> PoolStats | None:
@@ -597,9 +604,7 @@ class PluginManager:
     def _check(self, name: object) -> None:
         if self._closed:
             raise PluginError("the manager is closed")
-        if not isinstance(name, str):
-            raise TypeError(f"the name of a plugin must be str, not {type(name).__name__}")
-        if not name:
+        if not _checked(name):
             raise ValueError("the name of a plugin cannot be empty")
 
     def _service(self, name: str) -> PluginService:
@@ -608,13 +613,6 @@ class PluginManager:
         if service is None:
             raise _unknown(name)
         return service
-
-    def _runner(self, name: str) -> PluginRunner:
-        try:
-            service = self._services.get(name)
-        except TypeError:  # not even hashable
-            service = None
-        return (service or self._service(name)).runner
 
     def _is_current(self, name: str, runner: PluginRunner) -> bool:
         service = self._services.get(name)
@@ -652,20 +650,24 @@ class PluginManager:
     ) -> DataFlarePlugin:
         if config is not None and not isinstance(config, Mapping):
             raise TypeError(f"the configuration must be a mapping, not {type(config).__name__}")
+        parts = each_once([instance, *members_of(instance)])
         with self._lock:
-            if id(instance) in self._claimed:
+            if any(id(part) in self._claimed for part in parts):
                 raise DuplicatePluginError(
-                    "this plugin instance is registered already: register another one", plugin=name
+                    "this plugin instance is registered already, or is part of one that is: "
+                    "register another one",
+                    plugin=name,
                 )
-            self._claimed[id(instance)] = instance
+            self._claimed.update((id(part), part) for part in parts)
         if self._debug:
             _logger.debug("initializing the plugin %r", name)
         set_state(instance, PluginState.INITIALIZING)
+        for member in parts[1:]:
+            set_state(member, instance)
         try:
             instance.initialize(MappingProxyType({} if config is None else config))
         except BaseException as error:
-            set_state(instance, PluginState.ERROR)
-            del self._claimed[id(instance)]
+            self._release(instance, PluginState.ERROR)
             if not isinstance(error, Exception):
                 raise
             raise PluginInitializationError(
@@ -719,8 +721,13 @@ class PluginManager:
         except Exception:
             _logger.exception("cleaning the plugin %r up failed", name)
         finally:
-            set_state(plugin, ended)
-            self._claimed.pop(id(plugin), None)
+            self._release(plugin, ended)
+
+    def _release(self, plugin: DataFlarePlugin, state: PluginState) -> None:
+        """Let a plugin and its members be registered again."""
+        for part in (plugin, *members_of(plugin)):
+            set_state(part, state)
+            self._claimed.pop(id(part), None)
 
     def _after_fork(self) -> None:
         """In the child of a fork, where other threads are gone."""
@@ -741,6 +748,12 @@ def _after_fork() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork)
+
+
+def _checked(name: object) -> str:
+    if not isinstance(name, str):
+        raise TypeError(f"the name of a plugin must be str, not {type(name).__name__}")
+    return name
 
 
 def _unknown(name: str) -> UnknownPluginError:

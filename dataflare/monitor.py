@@ -10,6 +10,8 @@ import weakref
 from collections.abc import Callable
 from typing import Protocol
 
+from dataflare._events import Event
+
 __all__ = ["Monitor"]
 
 _logger = logging.getLogger("dataflare.monitor")
@@ -26,7 +28,7 @@ class Monitor:
     """Has a manager take samples of itself and check its health, from a thread of its own."""
 
     def __init__(self) -> None:
-        self._stop = threading.Event()
+        self._stop = Event()
         self._thread: threading.Thread | None = None
 
     def watch(
@@ -47,13 +49,18 @@ class Monitor:
             return
         stop = self._stop
         reference = weakref.ref(manager, lambda _: stop.set())
-        self._thread = threading.Thread(
+        thread = threading.Thread(
             target=_run,
             args=(reference, stop, sample_every, check_every, growth),
             name="dataflare-monitor",
             daemon=True,
         )
-        self._thread.start()
+        try:
+            thread.start()
+        except RuntimeError as error:  # no more threads: all else works without it
+            _logger.warning("the manager is not monitored: %s", error)
+        else:
+            self._thread = thread
 
     @property
     def is_running(self) -> bool:
@@ -75,14 +82,14 @@ class Monitor:
 
     def after_fork(self) -> bool:
         """In the child of a fork, where the thread is gone; whether there was one."""
-        self._stop = threading.Event()
+        self._stop = Event()
         watched, self._thread = self._thread, None
         return watched is not None
 
 
 def _run(
     reference: weakref.ref[_Sampled],
-    stop: threading.Event,
+    stop: Event,
     sample_every: float,
     check_every: float,
     growth: float,

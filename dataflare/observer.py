@@ -7,12 +7,20 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from dataflare._backend import DataFlarePlugin, MemoryPool
 from dataflare.config import PluginManagerConfig, seconds
-from dataflare.health import HealthReport, Probes, Verdict, check_pool, check_workers
+from dataflare.health import (
+    LEAK_CHECKS,
+    HealthReport,
+    Probes,
+    Verdict,
+    check_pool,
+    check_workers,
+)
 from dataflare.metrics import PluginHistograms, PluginMetrics
 from dataflare.samples import Sample, Sampler
 from dataflare.service import PluginService
@@ -124,6 +132,7 @@ class Observer:
         self._began = began
         self._sampler = Sampler(config.max_samples, began)
         self._probes = Probes()
+        self._in_use: deque[int] = deque(maxlen=LEAK_CHECKS)  # at the latest checks
         self.last_health: HealthReport | None = None
 
     @property
@@ -142,9 +151,12 @@ class Observer:
         limit = (
             self._config.health_check_timeout if timeout is None else seconds("timeout", timeout)
         )
+        plugins = self._probes.check(services, limit)
+        if (stats := self._pool.get_stats()) is not None:
+            self._in_use.append(stats.in_use)
         report = HealthReport(
-            plugins=self._probes.check(services, limit),
-            pool=check_pool(self._pool),
+            plugins=plugins,
+            pool=check_pool(self._pool, tuple(self._in_use)),
             workers=check_workers(self._workers),
             checked_at=time.time(),
         )

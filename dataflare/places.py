@@ -64,18 +64,20 @@ def _attribute(module: ModuleType, described: str, attribute: str) -> object:
 def _load_file(path: str) -> ModuleType:
     """A file as a module that is named like its path."""
     path = os.path.realpath(path)
-    if path in sys.modules:
-        return sys.modules[path]
-    spec = importlib.util.spec_from_file_location(path, path)
+    # Without a dot: what stands before one would be a package, to pickle too.
+    name = path.removesuffix(".py").replace(".", "_")
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None or not os.path.isfile(path):
         raise PluginConfigurationError(f"there is no file {path}")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[path] = module
+    sys.modules[name] = module
     sys.path.append(os.path.dirname(path))
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
-        del sys.modules[path]
+        del sys.modules[name]
         raise PluginConfigurationError(
             f"loading {path} failed: {type(error).__name__}: {error}"
         ) from error

@@ -33,6 +33,7 @@ from dataflare._backend import (
     plugin_name,
     set_state,
 )
+from dataflare._events import Event
 from dataflare.config import FailureRecoveryConfig
 from dataflare.errors import (
     TOO_LATE,
@@ -100,7 +101,7 @@ class PluginService:
         self._pool = pool
         self._workers = workers
         self._ending = False
-        self._wake = threading.Event()  # set when waiting between attempts is of no use any more
+        self._wake = Event()  # set when waiting between attempts is of no use any more
         self._former: list[PluginRunner] = []
         self._lock = threading.RLock()
         self._fallback_runner = (
@@ -150,7 +151,7 @@ class PluginService:
             old, self.runner = self.runner, new
             self._former.append(old)
             self.breaker.reset()
-            wake, self._wake = self._wake, threading.Event()
+            wake, self._wake = self._wake, Event()
             wake.set()  # the next attempt is at another plugin
         return old
 
@@ -534,7 +535,7 @@ class PluginService:
     def after_fork(self) -> None:
         """In the child of a fork, where other threads are gone."""
         self._lock = threading.RLock()
-        self._wake = threading.Event()
+        self._wake = Event()
         self.breaker.after_fork()
         for runner in (*self._former, self.runner):
             runner.after_fork()

@@ -103,7 +103,14 @@ class NamedPlugin:
         PluginConfigurationError
             They are not those that it takes.
         """
-        given = dict(option.partition("=")[::2] for option in options)
+        given: dict[str, str] = {}
+        for option in options:
+            name, sign, value = option.partition("=")
+            if name in given:
+                raise PluginConfigurationError(f"{name} is given twice: it is written {self.form}")
+            if not sign:
+                raise PluginConfigurationError(f"{name} has no value: it is written {self.form}")
+            given[name] = value
         names = ("ARGUMENT",) * (text is not None) if self.is_open else self.arguments
         texts = _split(text, len(names))
         known = {option.partition("=")[0] for option in self.options}

@@ -156,6 +156,12 @@ class Workers:
     ----------
     size : int
         How many threads work on a batch, the caller's among them.
+
+    Attributes
+    ----------
+    refused : bool
+        Whether the system did not start a thread when one was last needed. Batches then have
+        fewer threads, or that of their caller alone.
     """
 
     def __init__(self, size: int) -> None:
@@ -163,6 +169,7 @@ class Workers:
         self._lock = threading.RLock()
         self._threads: list[threading.Thread] = []
         self._closed = False
+        self.refused = False
         self._jobs: queue.SimpleQueue[_Job[Any, Any] | None] = queue.SimpleQueue()
         self._watch()
 
@@ -175,6 +182,11 @@ class Workers:
     def alive(self) -> int:
         """int: Threads that run now, beside those of callers."""
         return sum(thread.is_alive() for thread in self._threads)
+
+    @property
+    def dead(self) -> int:
+        """int: Threads that died, and are replaced when the next batch is shared out."""
+        return 0 if self._closed else sum(not thread.is_alive() for thread in self._threads)
 
     def run(
         self,
@@ -231,7 +243,14 @@ class Workers:
                     name=f"dataflare-worker-{len(self._threads) + 1}",
                     daemon=True,
                 )
-                thread.start()
+                try:
+                    thread.start()
+                except RuntimeError as error:
+                    if not self.refused:
+                        _logger.warning("a worker thread cannot be started: %s", error)
+                    self.refused = True
+                    break
+                self.refused = False
                 self._threads.append(thread)
         if self._jobs.qsize() < MOST_OFFERS * self.size:
             for _ in range(count):

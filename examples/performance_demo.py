@@ -182,6 +182,7 @@ def show_batches(count: int) -> None:
             manager.register_plugin(name, plugin)
             seconds = best(lambda name=name: manager.process_batch(name, lines))
             kept = len(manager.process_batch(name, lines).output)
+            manager.unregister_plugin(name)  # `upper` can be in one place at a time
             kinds.add_row(name, duration(seconds), duration(seconds / count),
                           f"{count / seconds:,.0f}", f"{kept:,}")  # fmt: skip
     console.print(kinds)

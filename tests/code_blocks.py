@@ -2,10 +2,10 @@
 
 | language | what happens |
 |---|---|
-| python | runs, in one namespace for the whole document; ``print(...)  # text`` must print that text, in which ``...`` stands for anything; ``# about ...`` is not checked |
+| python | runs, in one namespace for the whole document; ``print(...)  # text`` must print that text, in which ``...`` stands for anything; ``# about ...`` is not checked; is not run but written to the file that its first line names: ``# words.py`` |
 | cython | compiled against the DataFlare that is installed, as the module that its first line names: ``# words.pyx`` |
 | sh | runs in bash, which stops at the first command that fails |
-| c | must compile against ``dataflare.h`` |
+| c | must compile without a warning against ``dataflare.h``, as C99 and as C++11; is written to the file that its first line names: ``/* words.c */`` |
 | json, toml | must be read |
 | text, promql | is output, a file, a drawing, a query: nothing happens |
 
@@ -41,6 +41,8 @@ ELSEWHERE = {
 }
 """Commands that need a network, or an environment of their own, and the job of .ci/run that has
 them. A block of these alone is not run here; one that mixes them with others is an error."""
+
+STANDARDS = {"c": "-std=c99", "c++": "-std=c++11"}
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,9 @@ def run(blocks: list[Block]) -> None:
 
 def run_python(block: Block, namespace: dict[str, Any]) -> None:
     """Run Python code; a traceback shows the lines of the document."""
+    if named := re.match(r"# (\w+\.py)\n", block.code):
+        Path(named[1]).write_text(block.code)
+        return
     tree = ast.increment_lineno(ast.parse(block.code, str(block.path)), block.line - 1)
     output = StringIO()
     with redirect_stdout(output):
@@ -137,14 +142,18 @@ def build_cython(block: Block) -> None:
     subprocess.run([sys.executable, "-m", "cython", "-3", f"{name}.pyx"], check=True)
     link = shlex.split(f"{variable('LDSHARED')} {variable('CFLAGS')} {variable('CCSHARED')}")
     target = f"{name}{variable('EXT_SUFFIX')}"
-    subprocess.run([*link, *includes(), f"{name}.c", "-o", target], check=True)
+    subprocess.run([*link, "-O1", *includes(), f"{name}.c", "-o", target], check=True)
     subprocess.run([sys.executable, "-c", f"import {name}"], check=True)
 
 
 def check_c(block: Block) -> None:
-    """Let the compiler look at C code."""
-    command = [*shlex.split(variable("CC")), *includes(), "-xc", "-std=c11", "-fsyntax-only", "-"]
-    subprocess.run(command, input=block.code, text=True, check=True)
+    """Let the compilers look at C code, and leave it to the blocks behind it."""
+    for kind in ("c", "c++"):
+        command = [*shlex.split(variable("CC")), *includes(), f"-x{kind}", STANDARDS[kind]]
+        command += ["-Wall", "-Wextra", "-Wpedantic", "-Werror", "-fsyntax-only", "-"]
+        subprocess.run(command, input=block.code, text=True, check=True)
+    if named := re.match(r"/\* (\w+\.c) \*/\n", block.code):
+        Path(named[1]).write_text(block.code)
 
 
 def includes() -> list[str]:

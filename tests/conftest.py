@@ -11,6 +11,7 @@ import sys
 from types import ModuleType, SimpleNamespace
 
 import pytest
+from building import EXAMPLE, build, import_from
 from hypothesis import settings
 
 from dataflare._later import Later
@@ -39,6 +40,7 @@ SWITCHED = {
     "service": ["PluginService"],
     "specs": ["BUILTINS", "find_source"],
     "streams": ["BatchSizer", "run_stream", "taker"],
+    "testing": ["PluginTests", "check_plugin", "examine_plugin"],
     "workers": ["Workers", "has_gil"],
 }
 SHARED = (
@@ -49,6 +51,7 @@ SHARED = (
     "_idle",
     "_later",
     "_ledger",
+    "_pointers",
     "config",
     "errors",
     "types",
@@ -136,3 +139,12 @@ def backend(request: pytest.FixtureRequest) -> SimpleNamespace:
 def backends() -> tuple[SimpleNamespace, SimpleNamespace]:
     """Both backends, to compare them."""
     return load_backend("cython"), load_backend("python")
+
+
+@pytest.fixture(scope="session")
+def logfields(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
+    """The example package of native plugins, built."""
+    target = tmp_path_factory.mktemp("logfields")
+    done = build(EXAMPLE, target)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return import_from(target, "logfields")

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
+from dataflare.testing import strategies as public
+
 # Pieces that the needles, prefixes and patterns below meet, overlap and just miss.
 WORDS = [
     b"a", b"ab", b"aba", b"A", b"B", b"ERROR", b"ERRO", b"error", b" ", b"x", b"7", b"id=42",
@@ -16,13 +18,19 @@ WORDS = [
 ]  # fmt: skip
 WORD = st.sampled_from(WORDS)
 TEXT = st.lists(WORD, max_size=6).map(b"".join)
-VALUES = st.one_of(WORD, TEXT, st.binary(max_size=40), TEXT.map(lambda text: text * 40))
+VALUES = st.one_of(
+    WORD,
+    TEXT,
+    st.binary(max_size=40),
+    TEXT.map(lambda text: text * 40),
+    public.values(WORDS, max_size=40),
+)
 LINES = VALUES.map(lambda value: value.replace(b"\n", b"").replace(b"\r", b""))
 METADATA = st.one_of(
-    st.none(), st.dictionaries(st.sampled_from("abc"), st.integers(0, 9), max_size=2)
+    st.none(),
+    st.dictionaries(st.sampled_from("abc"), st.integers(0, 9), max_size=2),
+    public.metadata(),
 )
-INT64 = st.integers(-(1 << 63), (1 << 63) - 1)
-INT32 = st.integers(-(1 << 31), (1 << 31) - 1)
 
 
 @dataclass(frozen=True)
@@ -52,10 +60,10 @@ def columns(length: int) -> st.SearchStrategy[dict[str, Any]]:
     """Every column besides the values."""
     return st.fixed_dictionaries(
         {
-            "keys": column(st.none() | VALUES, length),
-            "timestamps": column(INT64, length),
-            "partitions": column(INT32, length),
-            "offsets": column(INT64, length),
+            "keys": column(public.keys() | VALUES, length),
+            "timestamps": column(public.timestamps(), length),
+            "partitions": column(public.partitions(), length),
+            "offsets": column(public.offsets(), length),
             "metadata": column(METADATA, length),
         }
     )

@@ -14,10 +14,9 @@ from dataflare._compiled.arena cimport Arena
 from dataflare._compiled.batch cimport NO_VALUE, RecordBatch, from_columns, new_views
 from dataflare._compiled.chain cimport Chain
 from dataflare._compiled.clock cimport Pace, begin_pace, is_late, nanoseconds, next_lap
+from dataflare._compiled.functions cimport FilterPlugin, MapPlugin, as_bytes
 from dataflare._compiled.output cimport Output, leave_undecided, plugin_name
-from dataflare._compiled.plugin cimport (
-    FilterPlugin, MapPlugin, NativePluginABI1, as_bytes, process_single
-)
+from dataflare._compiled.plugin cimport NativePluginABI1, process_single
 from dataflare._compiled.pool cimport MemoryPool
 from dataflare._compiled.record cimport PluginRecord, PluginResult
 from dataflare._compiled.result cimport (
@@ -83,7 +82,7 @@ cdef int64_t deadline_after(object timeout) except? -1:
 cdef PluginResult run_one(object plugin, PluginRecord record, MemoryPool guarded):
     """Run a plugin on one record; `guarded` is a pool in debug mode, or None."""
     if isinstance(plugin, NativePluginABI1):
-        return process_single(plugin, record, guarded)
+        return <PluginResult>process_single(plugin, record, guarded)
     try:
         if guarded is not None and isinstance(plugin, Chain):
             return (<Chain>plugin).run_single(record, guarded)

@@ -57,6 +57,11 @@ cdef bint try_to_grow(Output output, Py_ssize_t size) noexcept:
         return False
 
 
+cdef str no_reason(int code):
+    return f"the plugin failed with code {code} and gave no reason" if code else (
+        "the plugin gave no reason")
+
+
 cdef void fail_emitter(df_emitter *out, int code, const char *message) noexcept nogil:
     """`df_emitter.fail`: note why the current record fails."""
     note_failure(<Run *>out, code, message)
@@ -170,7 +175,8 @@ cdef class Output:
         failure.message = <char *>PyMem_RawMalloc(size + 1)
         if failure.message is NULL:
             return
-        memcpy(failure.message, message, size)
+        if size:  # else `message` may be NULL, which memcpy is never given
+            memcpy(failure.message, message, size)
         failure.message[size] = 0
         failure.index = index
         failure.code = code
@@ -218,12 +224,13 @@ cdef class Output:
                 high = middle
         if low > 0 and self.failures[low - 1].index == index:
             failure = &self.failures[low - 1]
+            message = failure.message.decode("utf-8", "replace")
             return PluginProcessingError(
-                failure.message.decode("utf-8", "replace"),
+                message or no_reason(failure.code),
                 plugin=member_name(plugin, failure.member),
                 code=failure.code or None,
             )
-        return PluginProcessingError("the plugin gave no reason", plugin=member_name(plugin, 0))
+        return PluginProcessingError(no_reason(0), plugin=member_name(plugin, 0))
 
     cdef BatchResult finish(self, RecordBatch batch, object plugin):
         """The result of the whole batch."""

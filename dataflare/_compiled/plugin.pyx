@@ -1,15 +1,26 @@
-"""Plugins: the base classes, and plain functions as plugins."""
+"""The base classes of plugins, and how a native one runs."""
+from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.string cimport memset
 
 from dataflare._compiled.output cimport Output, Run, member_name, rewind_mark, settle
-from dataflare._compiled.record cimport PluginResult, view_of
+from dataflare._compiled.record cimport PluginRecord, view_of
 from dataflare._compiled.result cimport as_plugin_error
 from dataflare._compiled.types cimport df_fail
 
-import functools
+import importlib
 
-from dataflare.errors import PluginConfigurationError, PluginProcessingError
-from dataflare.types import PluginInfo, PluginState, PluginType
+from dataflare.errors import IncompatiblePluginError, PluginConfigurationError
+from dataflare.types import PluginInfo, PluginState
+
+cdef extern from *:
+    """
+    /* What stands at the end of a class's table of methods. The names are Cython's. */
+    #define DF_TABLE(name) name##_9dataflare_9_compiled_6plugin_NativePluginABI1
+    #define df_end_of(table) ((void *)((struct DF_TABLE(__pyx_vtabstruct) *)(table))->c_end)
+    #define df_own_end() ((void *)DF_TABLE(__pyx_vtabptr)->c_end)
+    """
+    void *df_end_of(void *table) nogil
+    void *df_own_end() nogil
 
 # Longer records are processed without the GIL even one by one; shorter ones are done sooner than
 # the GIL is given up and taken again.
@@ -22,7 +33,9 @@ def first_line(docstring):
     return lines[0].strip() if lines else ""
 
 
-cdef class DataFlarePlugin:
+cdef api class DataFlarePlugin [
+    object DataFlare_DataFlarePlugin, type DataFlare_DataFlarePlugin_Type, check_size error
+]:
     """Base class of every plugin. A plugin in Python overrides `process`, and what else it needs.
 
     Attributes
@@ -76,7 +89,11 @@ cdef class DataFlarePlugin:
         -------
         PluginState
         """
-        return PluginState.UNINITIALIZED if self.state is None else self.state
+        if self.state is None:
+            return PluginState.UNINITIALIZED
+        if isinstance(self.state, DataFlarePlugin):
+            return DataFlarePlugin.get_state(self.state)
+        return self.state
 
     def initialize(self, config):
         """Called once by the manager before the first record.
@@ -101,16 +118,25 @@ cdef class DataFlarePlugin:
 
 
 def set_state(DataFlarePlugin plugin not None, state):
-    """Note where in its life a plugin is; for the manager alone."""
+    """Note where in its life a plugin is: a state, or the plugin whose member it is.
+
+    For the manager alone.
+    """
     plugin.state = state
 
 
-cdef class NativePluginABI1(DataFlarePlugin):
+cdef api class NativePluginABI1(DataFlarePlugin) [
+    object DataFlare_NativePluginABI1, type DataFlare_NativePluginABI1_Type, check_size error
+]:
     """Base class of plugins in Cython: ``from dataflare cimport NativePlugin``.
 
     A subclass overrides ``c_process``, which runs without the GIL for each record, and may override
-    ``c_process_batch``, which gets a batch at a time. ``dataflare/__init__.pxd`` says how.
+    ``c_process_batch``, which gets a batch at a time. ``dataflare/__init__.pxd`` says how. A C
+    function is made one by `from_function`, a ``df_plugin`` of ``dataflare.h`` by `from_capsule`.
     """
+
+    def __cinit__(self):
+        check_table(type(self))
 
     @property
     def releases_gil(self):
@@ -144,6 +170,9 @@ cdef class NativePluginABI1(DataFlarePlugin):
             settle(run, status, &batch.values[i], mark)
         return 0
 
+    cdef void c_end(self) noexcept nogil:
+        pass
+
     def process(self, record):
         """Run ``c_process`` on one record.
 
@@ -164,6 +193,106 @@ cdef class NativePluginABI1(DataFlarePlugin):
             raise TypeError(f"record must be a PluginRecord, not {type(record).__name__}")
         return process_single(self, record, None)
 
+    @staticmethod
+    def from_function(function, *, name=None, state=None, thread_safe=False, description=""):
+        """A plugin of a C function ``int process(const df_record *, df_emitter *, void *)``.
+
+        Parameters
+        ----------
+        function : ctypes function, cffi function pointer, numba.cfunc, or int
+            Where the function is. The plugin keeps the object; of a bare address, whoever gives it
+            sees to it that the code stays loaded.
+        name : str, optional
+            The function's own, if it has one.
+        state : int, ctypes or cffi pointer, or writable buffer, optional
+            What the function gets as its third argument; NULL if not given. The plugin keeps the
+            object, and a buffer stays exported; what is in there is the function's own business.
+        thread_safe : bool
+            Whether several threads may call the function with this state at the same time.
+        description : str
+            One line.
+
+        Returns
+        -------
+        NativePlugin
+
+        Raises
+        ------
+        TypeError
+            It is no C function, or is declared with another signature.
+        ValueError
+            A NULL pointer, or a state that is no writable, contiguous buffer.
+        IncompatiblePluginError
+            It is declared with structs of other sizes than those of this DataFlare.
+
+        Notes
+        -----
+        A pointer carries no version: what ctypes, cffi and Numba know about the function is
+        checked, the rest is a promise. A capsule is checked whole: see `from_capsule`.
+        """
+        return c_door("from_function")(function, name=name, state=state, thread_safe=thread_safe,
+                                       description=description)
+
+    @staticmethod
+    def from_capsule(capsule, *, name=None, config=""):
+        """A plugin of the ``df_plugin`` that a capsule holds; see ``dataflare.h``.
+
+        Parameters
+        ----------
+        capsule : PyCapsule
+            Named ``"dataflare.plugin"``. The plugin keeps it, and with it the code.
+        name : str, optional
+            That of the descriptor if not given.
+        config : str or bytes
+            Text for the plugin's ``init``, as UTF-8.
+
+        Returns
+        -------
+        NativePlugin
+            With a state of its own, if the descriptor has an ``init``: made by it now, and freed by
+            ``cleanup`` when the plugin is gone.
+
+        Raises
+        ------
+        TypeError
+            It is no capsule, or another library's.
+        ValueError
+            The descriptor has no name or no function, or takes no configuration.
+        IncompatiblePluginError
+            It was built for another version of the ABI, or with structs of other sizes.
+        PluginInitializationError
+            The plugin's ``init`` failed.
+        """
+        return c_door("from_capsule")(capsule, name=name, config=config)
+
+
+cdef int check_table(object kind) except -1:
+    """Refuse a class whose methods stand in other places than here: calling one would call another.
+
+    The table of a class that was built with fewer methods is shorter, so what stands at the place
+    of the end may be other static data of its module. It is compared, not followed.
+    """
+    cdef void *table = PyCapsule_GetPointer(kind.__pyx_vtable__, NULL)
+    if df_end_of(table) != df_own_end():
+        raise IncompatiblePluginError(
+            f"the plugin class {kind.__qualname__} was built with other methods of {BASE} than "
+            f"this DataFlare has: {AGAIN}"
+        )
+    return 0
+
+
+cdef object c_door(str name):
+    """What makes plugins of C functions: of a module above this one, which few programs need.
+
+    It is loaded when it is first asked for, and costs the others nothing.
+    """
+    return getattr(importlib.import_module("dataflare._compiled.c_plugin"), name)
+
+
+def c_functions():
+    """Addresses of the functions of dataflare.h, by their names without ``df_``."""
+    return c_door("c_functions")()
+
 
 cdef void fill_rest(df_record *record, const df_batch *batch, Py_ssize_t i) noexcept nogil:
     if batch.keys is not NULL:
@@ -176,8 +305,9 @@ cdef void fill_rest(df_record *record, const df_batch *batch, Py_ssize_t i) noex
         record.partition = batch.partitions[i]
 
 
-cdef PluginResult process_single(NativePluginABI1 plugin, PluginRecord record, object guarded):
-    """Run ``c_process`` on one record; `guarded` is a pool in debug mode, or None."""
+cdef object process_single(NativePluginABI1 plugin, object given, object guarded):
+    """Run ``c_process`` on one PluginRecord; `guarded` is a pool in debug mode, or None."""
+    cdef PluginRecord record = <PluginRecord>given
     cdef Output output = Output.__new__(Output)
     cdef df_emitter *emitter = &output.run.out.emitter
     cdef df_record view
@@ -213,150 +343,22 @@ cdef object own(object data):
     return data if type(data) is bytes else memoryview(data)
 
 
-cdef class MapPlugin(DataFlarePlugin):
-    """A function from the value of a record to its new value; made by `map_plugin`."""
-
-    def __cinit__(self, function, name=None, thread_safe=False):
-        self.function = checked(function)
-        self.name = name or function_name(function)
-        self.thread_safe = thread_safe
-        functools.update_wrapper(self, function)
-
-    def __call__(self, *args, **kwargs):
-        return self.function(*args, **kwargs)
-
-    def process(self, record):
-        """The function's value for the record."""
-        return PluginResult.success(as_bytes(self.function(plain(record.value))))
-
-    def info(self):
-        """Name and docstring of the function."""
-        return PluginInfo(name=self.name, plugin_type=PluginType.TRANSFORMER,
-                          description=first_line(self.function.__doc__))
-
-    def __repr__(self):
-        return f"map_plugin({self.name})"
-
-    def __reduce__(self):
-        return MapPlugin, (self.function, self.name, self.thread_safe)
-
-
-cdef class FilterPlugin(DataFlarePlugin):
-    """A function from the value of a record to whether it goes on; made by `filter_plugin`."""
-
-    def __cinit__(self, function, name=None, thread_safe=False):
-        self.function = checked(function)
-        self.name = name or function_name(function)
-        self.thread_safe = thread_safe
-        functools.update_wrapper(self, function)
-
-    def __call__(self, *args, **kwargs):
-        return self.function(*args, **kwargs)
-
-    def process(self, record):
-        """Whether the record goes on."""
-        return PluginResult.skip() if self.function(plain(record.value)) \
-            else PluginResult.filtered()
-
-    def info(self):
-        """Name and docstring of the function."""
-        return PluginInfo(name=self.name, plugin_type=PluginType.FILTER,
-                          description=first_line(self.function.__doc__))
-
-    def __repr__(self):
-        return f"filter_plugin({self.name})"
-
-    def __reduce__(self):
-        return FilterPlugin, (self.function, self.name, self.thread_safe)
-
-
-cdef object plain(object value):
-    return value if type(value) is bytes else bytes(value)
-
-
-cdef object checked(object function):
-    if not callable(function):
-        raise TypeError(f"a plugin is made of a function, not of {type(function).__name__}")
-    return function
-
-
-cdef object function_name(object function):
-    return getattr(function, "__name__", None) or type(function).__name__
-
-
-cdef bytes as_bytes(object data):
-    """What a map function returned, as `bytes`."""
-    if type(data) is bytes:
-        return data
-    if isinstance(data, (bytes, bytearray, memoryview)):
-        return bytes(data)
-    raise PluginProcessingError(f"the function returned {type(data).__name__}, not bytes")
-
-
-def map_plugin(function=None, /, *, name=None, thread_safe=False):
-    """Make a plugin of a function ``bytes -> bytes``.
-
-    Parameters
-    ----------
-    function : callable
-        Gets the value of a record, returns the new one.
-    name : str, optional
-        The function's own name if not given.
-    thread_safe : bool
-        Whether several threads may call the function at the same time.
-
-    Returns
-    -------
-    MapPlugin
-        Still callable as the function.
-
-    Examples
-    --------
-    >>> @map_plugin
-    ... def shout(value):
-    ...     return value + b"!"
-    """
-    if function is None:
-        return functools.partial(MapPlugin, name=name, thread_safe=thread_safe)
-    return MapPlugin(function, name, thread_safe)
-
-
-def filter_plugin(function=None, /, *, name=None, thread_safe=False):
-    """Make a plugin of a function ``bytes -> bool``.
-
-    Parameters
-    ----------
-    function : callable
-        Gets the value of a record; the record goes on if it returns something true.
-    name : str, optional
-        The function's own name if not given.
-    thread_safe : bool
-        Whether several threads may call the function at the same time.
-
-    Returns
-    -------
-    FilterPlugin
-        Still callable as the function.
-
-    Examples
-    --------
-    >>> @filter_plugin
-    ... def is_error(value):
-    ...     return b"ERROR" in value
-    """
-    if function is None:
-        return functools.partial(FilterPlugin, name=name, thread_safe=thread_safe)
-    return FilterPlugin(function, name, thread_safe)
-
-
 NativePlugin = NativePluginABI1
+cdef str BASE = NativePlugin.__name__
+cdef str AGAIN = "build the plugin again with the DataFlare it runs with"
 
 
 def __getattr__(name):
     # Reached by a plugin that was built for another ABI: see plugin.pxd.
     if name.startswith("NativePluginABI"):
+        base = "NativePluginABI"
         raise ImportError(
-            f"the plugin was built for DataFlare's native ABI {name[len('NativePluginABI'):]}, "
-            f"this DataFlare has ABI 1: build the plugin again with the DataFlare it runs with"
+            f"the plugin was built for DataFlare's native ABI {name[len(base):]}, this DataFlare "
+            f"has ABI {BASE[len(base):]}: {AGAIN}"
         )
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def new_capsule(address, owner):
+    """See `dataflare._compiled.c_plugin`."""
+    return c_door("new_capsule")(address, owner)

@@ -10,6 +10,13 @@ cdef enum:
     DEBUG = 2
 
 
+cdef enum Fence:
+    # Where the forbidden page touches a loan.
+    NO_FENCE
+    FENCE_BEHIND
+    FENCE_IN_FRONT
+
+
 cdef struct Slab:
     # Memory on loan from a pool.  Owner: the pool, until `c_give` gets this very struct back.
     char *data
@@ -63,6 +70,7 @@ cdef class MemoryPool:
     cdef readonly bint closed
     cdef int flags
     cdef Py_ssize_t margin               # bytes behind an unpooled loan: 0, or debug mode's guard
+    cdef Fence fence                     # set once, before the first loan
     cdef Guard guard                     # None without debug mode
     cdef tuple classes                   # of SlabClass
     cdef SlabStack *stacks[CLASSES]      # owner: classes
@@ -74,6 +82,7 @@ cdef class MemoryPool:
     cdef object __weakref__
 
     cdef int c_take(self, Py_ssize_t size, Slab *slab) except -1
+    cdef char *allocate(self, Py_ssize_t size) noexcept
     cdef void c_give(self, Slab *slab) noexcept
     cdef bint c_has(self, Py_ssize_t size) noexcept
     cdef void count_loan(self, Py_ssize_t size, const Slab *slab) noexcept

@@ -13,6 +13,8 @@ d. **No clock on the hot path.** Each class notes the least number of free slabs
    clean-up; the slabs below that mark were not touched, because the stack works at its top.
 e. **Debug mode costs the others one branch.** In it a slab is followed by a guard, and `guard`
    looks at every loan that is taken or comes back. All counts are of slabs without their guards.
+f. **A fence is for those who test plugins.** Every loan has pages of its own then, between two that
+   the processor refuses to touch: a read outside of the loan does not go unseen either.
 """
 cimport cython
 from cpython.buffer cimport PyBUF_FORMAT, PyBUF_ND, PyBUF_STRIDES
@@ -49,9 +51,34 @@ cdef extern from *:
         return -1;
     #endif
     }
+    /* `size` bytes at the end or at the beginning of pages with a forbidden one on either side. */
+    static size_t df_fenced_pages(size_t size, size_t page) {
+        return (size / page + 1) * page;
+    }
+    static char *df_fenced_new(size_t size, size_t page, int at_end) {
+        size_t room = df_fenced_pages(size, page);
+        char *start = mmap(NULL, room + 2 * page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (start == MAP_FAILED) {
+            return NULL;
+        }
+        if (mprotect(start + page, room, PROT_READ | PROT_WRITE) != 0) {
+            munmap(start, room + 2 * page);
+            return NULL;
+        }
+        return start + page + (at_end ? room - size : 0);
+    }
+    /* The pages go back to the system, but their addresses stay forbidden for good: a loan at the
+       same place would hide who still looks at this one. */
+    static void df_fenced_free(char *data, size_t size, size_t page, int at_end) {
+        size_t room = df_fenced_pages(size, page);
+        mmap(data - (at_end ? room - size : 0), room, PROT_NONE,
+             MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+    }
     """
     int df_give_pages_back(char *start, size_t size) nogil
     int df_populate(char *start, size_t size) nogil
+    char *df_fenced_new(size_t size, size_t page, bint at_end) nogil
+    void df_fenced_free(char *data, size_t size, size_t page, bint at_end) nogil
 
 cdef Py_ssize_t[CLASSES] SIZES = [256, 4096, 65536, 1 << 20, 4 << 20]
 cdef Py_ssize_t PAGE = mmap.PAGESIZE
@@ -255,7 +282,7 @@ cdef class MemoryPool:
             slab.capacity = stack.size
             slab.data = stack.base + slab.index * stack.stride
         else:
-            slab.data = <char *>PyMem_RawMalloc(<size_t>size + self.margin)
+            slab.data = self.allocate(size)
             if slab.data is NULL:
                 raise MemoryError(f"no memory for a buffer of {size} bytes")
             slab.index = -1
@@ -266,6 +293,12 @@ cdef class MemoryPool:
         elif self.flags:
             self.lend_guarded(size, slab)
         return 0
+
+    cdef char *allocate(self, Py_ssize_t size) noexcept:
+        """Memory for one loan alone, or NULL."""
+        if self.fence != NO_FENCE:
+            return df_fenced_new(<size_t>size, PAGE, self.fence == FENCE_BEHIND)
+        return <char *>PyMem_RawMalloc(<size_t>size + self.margin)
 
     cdef inline void count_loan(self, Py_ssize_t size, const Slab *slab) noexcept:
         cdef Tally *tally = &self.tallies[slab.kind]
@@ -296,6 +329,8 @@ cdef class MemoryPool:
             stack = self.stacks[slab.kind]
             stack.free[stack.top] = slab.index
             stack.top += 1
+        elif self.fence != NO_FENCE:
+            df_fenced_free(slab.data, slab.capacity, PAGE, self.fence == FENCE_BEHIND)
         else:
             PyMem_RawFree(slab.data)
         slab.data = NULL
@@ -412,6 +447,18 @@ cdef class MemoryPool:
         if buffer.pool is not self and buffer.pool is not None:
             raise PluginMemoryError("the buffer belongs to another memory pool")
         buffer.give_back()
+
+    def _fence_loans(self, behind):
+        """Let a forbidden page begin right behind every loan, or end right in front of it.
+
+        For `dataflare.testing`. The pool is new, in debug mode, and has no slabs. A fence takes the
+        place of the guard, which would lie on it.
+        """
+        assert self.flags >= DEBUG and not self.in_use and not any(
+            [stack.count for stack in self.stacks[:CLASSES]]
+        )
+        self.fence = FENCE_BEHIND if behind else FENCE_IN_FRONT
+        self.margin = 0
 
     def warmup(self):
         """Make every slab resident, so that its first use faults no page.

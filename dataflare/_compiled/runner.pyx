@@ -437,14 +437,14 @@ cdef class PluginRunner:
         result = self.attempt(batch, deadline, False, True, &now)
         if result is None:
             self.refuse()
+        if self.sharing and length:
+            self.learn(length, result.processing_time)
         if result.counts[DF_ERROR] and self.supervisor is not None:
             try:
                 return self.supervisor.batch_failed(self, batch, result, deadline)
             finally:
                 self.let_go()
         self.count_at(batch, result, now)
-        if self.sharing and length:
-            self.learn(length, result.processing_time)
         return result
 
     def attempt_batch(self, RecordBatch batch not None, int64_t deadline=0, bint admitted=False):

@@ -1,9 +1,12 @@
 # The C structs that every compiled module shares; they are explained in dataflare.h.
-from libc.stdint cimport int32_t, int64_t, uint8_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
 
 
 cdef extern from "dataflare.h" nogil:
     enum: DF_SUCCESS, DF_FILTERED, DF_SKIP, DF_ERROR
+    enum: DF_ABI_VERSION, DF_MESSAGE_SIZE
+    const uint32_t DF_THREAD_SAFE
+    const char *DF_PLUGIN_CAPSULE
 
     ctypedef struct df_view:
         const char *data
@@ -52,6 +55,30 @@ cdef extern from "dataflare.h" nogil:
     void df_put(df_output *out, df_view value) noexcept
     void df_pass(df_output *out, const df_batch *batch) noexcept
     void df_drop(df_output *out, Py_ssize_t count) noexcept
+
+    ctypedef int (*df_process)(const df_record *record, df_emitter *out, void *state) noexcept nogil
+    ctypedef int (*df_process_batch)(const df_batch *batch, df_output *out,
+                                     void *state) noexcept nogil
+    # Called with the GIL; what it raises is the reason why it failed.
+    ctypedef int (*df_init)(void **state, df_view config, char *message) except *
+    ctypedef void (*df_cleanup)(void *state) noexcept
+
+    ctypedef struct df_plugin:
+        uint32_t abi_version
+        uint32_t struct_size
+        uint32_t record_size
+        uint32_t batch_size
+        uint32_t emitter_size
+        uint32_t output_size
+        uint32_t flags
+        uint32_t reserved
+        const char *name
+        const char *description
+        df_process process
+        df_process_batch process_batch
+        df_init init
+        df_cleanup cleanup
+        void *state
 
 
 cdef inline char *reserve(df_emitter *out, Py_ssize_t size) except NULL nogil:

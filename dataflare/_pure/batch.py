@@ -180,6 +180,9 @@ class RecordBatch:
     _key_text: bool  # whether the keys came as text
     _name: str | None  # of the column that the values came from
 
+    index = Sequence.index
+    count = Sequence.count
+
     def __init__(self) -> None:
         raise TypeError(
             "make a batch with RecordBatch.from_values, from_records, from_lines or from_arrow"
@@ -453,11 +456,11 @@ class RecordBatch:
             i += length
         if not 0 <= i < length:
             raise IndexError(f"record {index} of a batch of {length}")
-        return self.record_at(i)
+        return self._record_at(i)
 
     def __iter__(self) -> Iterator[PluginRecord]:
         for i in range(len(self)):
-            yield self.record_at(i)
+            yield self._record_at(i)
 
     def __repr__(self) -> str:
         values = [
@@ -504,7 +507,7 @@ class RecordBatch:
         for index in chosen:
             if not 0 <= index < len(self):
                 raise IndexError(f"record {index} of a batch of {len(self)}")
-        part = self.carry(tuple(self._values[i] for i in chosen), chosen)
+        part = self._carry(tuple(self._values[i] for i in chosen), chosen)
         part._text = self._text
         return part
 
@@ -515,7 +518,7 @@ class RecordBatch:
         -------
         list of bytes
         """
-        return [self.value_at(i) for i in range(len(self))]
+        return [self._value_at(i) for i in range(len(self))]
 
     def to_lines(self, newline: bytes = b"\n") -> bytes | memoryview:
         """Every value followed by a newline, as one piece.
@@ -580,14 +583,14 @@ class RecordBatch:
         """list of (Mapping or None), or None: By record; None if no record has any."""
         return None if self._metadata is None else list(self._metadata)
 
-    def value_at(self, index: int) -> bytes:
+    def _value_at(self, index: int) -> bytes:
         value = self._values[index]
         return value if type(value) is bytes else bytes(value)
 
-    def record_at(self, index: int) -> PluginRecord:
+    def _record_at(self, index: int) -> PluginRecord:
         key = None if self._keys is None else self._keys[index]
         return PluginRecord._of_columns(
-            value=self.value_at(index),
+            value=self._value_at(index),
             key=None if key is None else bytes(key),
             metadata=None if self._metadata is None else self._metadata[index],
             timestamp=0 if self._timestamps is None else int(self._timestamps[index]),
@@ -599,14 +602,14 @@ class RecordBatch:
         if step != 1:
             return self.take(range(start, stop, step))
         stop = max(start, stop)
-        part = self.carry(self._values[start:stop], slice(start, stop))
+        part = self._carry(self._values[start:stop], slice(start, stop))
         part._text = self._text
         if self._bounds is not None:
             part._block = self._block
             part._bounds = self._bounds[start : stop + 1]
         return part
 
-    def carry(self, values: tuple[Value, ...], which: slice | list[int]) -> RecordBatch:
+    def _carry(self, values: tuple[Value, ...], which: slice | list[int]) -> RecordBatch:
         """Other values with the other columns of some of the records here."""
         batch = RecordBatch._of_values(values)
         batch._keys = _chosen(self._keys, which)

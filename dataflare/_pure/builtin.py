@@ -24,7 +24,7 @@ def _as_bytes(text: object, what: str) -> bytes:
 class _Builtin(DataFlarePlugin):
     """Base of the plugins that come with the library; a subclass defines `_apply`."""
 
-    plugin_type = PluginType.TRANSFORMER
+    _plugin_type = PluginType.TRANSFORMER
     _arguments: tuple[object, ...] = ()
 
     thread_safe = True
@@ -42,7 +42,7 @@ class _Builtin(DataFlarePlugin):
     def info(self) -> PluginInfo:
         return PluginInfo(
             name=type(self).__name__,
-            plugin_type=self.plugin_type,
+            plugin_type=self._plugin_type,
             description=first_line(type(self).__doc__),
             author="DataFlare",
         )
@@ -67,7 +67,7 @@ class Contains(_Builtin):
         A string counts as its UTF-8 form; an empty one is in every record.
     """
 
-    plugin_type = PluginType.FILTER
+    _plugin_type = PluginType.FILTER
 
     def __init__(self, needle: bytes | str) -> None:
         self.needle = _as_bytes(needle, "needle")
@@ -86,7 +86,7 @@ class StartsWith(_Builtin):
         A string counts as its UTF-8 form; every record starts with an empty one.
     """
 
-    plugin_type = PluginType.FILTER
+    _plugin_type = PluginType.FILTER
 
     def __init__(self, prefix: bytes | str) -> None:
         self.prefix = _as_bytes(prefix, "prefix")
@@ -173,7 +173,7 @@ class Regex(_Builtin):
                 f"{self.pattern!r} is not a regular expression: {error}"
             ) from error
         if group is None:
-            self.plugin_type = PluginType.FILTER
+            self._plugin_type = PluginType.FILTER
         elif group not in (*range(compiled.groups + 1), *compiled.groupindex):
             raise PluginConfigurationError(f"{self.pattern!r} has no group {group!r}")
         self._search = compiled.search

@@ -42,7 +42,7 @@ class Chain(DataFlarePlugin):
                 raise TypeError(f"a chain is made of plugins, not of {type(plugin).__name__}")
         self.plugins: tuple[DataFlarePlugin, ...] = tuple(flat)
         self.stages = self.plugins
-        self.stage_ns = [0] * len(flat)
+        self._stage_ns = [0] * len(flat)
 
     @property
     def thread_safe(self) -> bool:  # type: ignore[override]
@@ -69,7 +69,7 @@ class Chain(DataFlarePlugin):
         """
         return [
             (plugin_name(plugin), elapsed / 1e9)
-            for plugin, elapsed in zip(self.plugins, self.stage_ns, strict=True)
+            for plugin, elapsed in zip(self.plugins, self._stage_ns, strict=True)
         ]
 
     def process(self, record: PluginRecord) -> PluginResult:

@@ -247,7 +247,7 @@ def _run_stages(
     for at, stage in enumerate(chain.stages):
         began = time.monotonic_ns()
         result = _run(stage, current, pool, deadline)
-        chain.stage_ns[at] += time.monotonic_ns() - began
+        chain._stage_ns[at] += time.monotonic_ns() - began
         for index, error in result.errors:
             errors.append((origin[index], error))
         kept = []

@@ -37,7 +37,8 @@ class DataFlarePlugin:
     thread_safe: bool = False
     releases_gil: bool = False
     retryable_errors: tuple[type[BaseException], ...] = ()
-    _dataflare_state = PluginState.UNINITIALIZED  # a name that no plugin has for its own
+    # A name that no plugin has for its own. A member's state is the plugin whose member it is.
+    _dataflare_state: PluginState | DataFlarePlugin = PluginState.UNINITIALIZED
 
     def process(self, record: PluginRecord) -> PluginResult:
         """Say what becomes of one record.
@@ -73,7 +74,8 @@ class DataFlarePlugin:
         -------
         PluginState
         """
-        return self._dataflare_state
+        state = self._dataflare_state
+        return DataFlarePlugin.get_state(state) if isinstance(state, DataFlarePlugin) else state
 
     def initialize(self, config: Mapping[str, object]) -> None:
         """Called once by the manager before the first record.
@@ -97,20 +99,75 @@ class DataFlarePlugin:
         return True
 
 
-def set_state(plugin: DataFlarePlugin, state: PluginState) -> None:
-    """Note where in its life a plugin is; for the manager alone."""
+def set_state(plugin: DataFlarePlugin, state: PluginState | DataFlarePlugin) -> None:
+    """Note where in its life a plugin is: a state, or the plugin whose member it is.
+
+    For the manager alone.
+    """
     require(plugin, DataFlarePlugin, "plugin")
     plugin._dataflare_state = state
 
 
 class NativePlugin(DataFlarePlugin):
-    """Base class of plugins in Cython, which only the compiled backend can run."""
+    """Base class of plugins in Cython, C and the like, which only the compiled backend can run."""
 
     def __new__(cls, *args: object, **kwargs: object) -> NativePlugin:
-        raise PluginConfigurationError(
-            "a native plugin needs the compiled backend: unset DATAFLARE_PURE_PYTHON, or install "
-            "a DataFlare that was built without -Dpure_python=true"
-        )
+        raise native_refused()
+
+    @staticmethod
+    def from_function(
+        function: object,
+        *,
+        name: str | None = None,
+        state: object = None,
+        thread_safe: bool = False,
+        description: str = "",
+    ) -> NativePlugin:
+        """A plugin of a C function: on the compiled backend.
+
+        Raises
+        ------
+        PluginConfigurationError
+            Always.
+        """
+        raise native_refused()
+
+    @staticmethod
+    def from_capsule(
+        capsule: object, *, name: str | None = None, config: str | bytes = ""
+    ) -> NativePlugin:
+        """A plugin of a capsule: on the compiled backend.
+
+        Raises
+        ------
+        PluginConfigurationError
+            Always.
+        """
+        raise native_refused()
+
+
+def native_refused() -> PluginConfigurationError:
+    """What there is to say of a native plugin here."""
+    return PluginConfigurationError(
+        "a native plugin needs the compiled backend: unset DATAFLARE_PURE_PYTHON, or install "
+        "a DataFlare that was built without -Dpure_python=true"
+    )
+
+
+def new_capsule(address: int, owner: object) -> object:
+    """Refused, as all native plugins are."""
+    raise native_refused()
+
+
+def c_functions() -> dict[str, int]:
+    """Addresses of the functions of dataflare.h: on the compiled backend.
+
+    Raises
+    ------
+    PluginConfigurationError
+        Always.
+    """
+    raise native_refused()
 
 
 def plugin_name(plugin: Any) -> str:
@@ -124,7 +181,7 @@ def plugin_name(plugin: Any) -> str:
 class _FunctionPlugin(DataFlarePlugin):
     """What the plugins made of a function have in common."""
 
-    plugin_type: PluginType
+    _plugin_type: PluginType
 
     def __init__(
         self, function: Callable[..., Any], name: str | None = None, thread_safe: bool = False
@@ -143,7 +200,7 @@ class _FunctionPlugin(DataFlarePlugin):
         """Name and docstring of the function."""
         return PluginInfo(
             name=self.name,
-            plugin_type=self.plugin_type,
+            plugin_type=self._plugin_type,
             description=first_line(self.function.__doc__),
         )
 
@@ -151,7 +208,7 @@ class _FunctionPlugin(DataFlarePlugin):
 class MapPlugin(_FunctionPlugin):
     """A function from the value of a record to its new value; made by `map_plugin`."""
 
-    plugin_type = PluginType.TRANSFORMER
+    _plugin_type = PluginType.TRANSFORMER
 
     def process(self, record: PluginRecord) -> PluginResult:
         """The function's value for the record."""
@@ -164,7 +221,7 @@ class MapPlugin(_FunctionPlugin):
 class FilterPlugin(_FunctionPlugin):
     """A function from the value of a record to whether it goes on; made by `filter_plugin`."""
 
-    plugin_type = PluginType.FILTER
+    _plugin_type = PluginType.FILTER
 
     def process(self, record: PluginRecord) -> PluginResult:
         """Whether the record goes on."""

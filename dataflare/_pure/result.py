@@ -315,7 +315,7 @@ class BatchResult:
             f"{self.error_count} failed)"
         )
 
-    def result_at(self, index: int) -> PluginResult:
+    def _result_at(self, index: int) -> PluginResult:
         status = self._status[index]
         if status == FILTERED:
             return PluginResult.filtered()
@@ -326,7 +326,7 @@ class BatchResult:
             error = self.errors[place][1]
             return PluginResult.error(error.message, error.code)
         place = self._places[index]
-        return PluginResult.success(self.output.value_at(place), self._given[place])
+        return PluginResult.success(self.output._value_at(place), self._given[place])
 
     @property
     def _places(self) -> list[int]:
@@ -342,6 +342,9 @@ class BatchResult:
 class _Results:
     """A view of a `BatchResult` as a sequence of `PluginResult`."""
 
+    index = Sequence.index
+    count = Sequence.count
+
     def __init__(self, result: BatchResult) -> None:
         self._result = result
 
@@ -355,13 +358,13 @@ class _Results:
     def __getitem__(self, index: SupportsIndex | slice) -> PluginResult | list[PluginResult]:
         length = len(self)
         if isinstance(index, slice):
-            return [self._result.result_at(i) for i in range(*index.indices(length))]
+            return [self._result._result_at(i) for i in range(*index.indices(length))]
         i = operator.index(index)
         if i < 0:
             i += length
         if not 0 <= i < length:
             raise IndexError(f"result {index} of a batch of {length}")
-        return self._result.result_at(i)
+        return self._result._result_at(i)
 
     def __repr__(self) -> str:
         return f"<{len(self)} results: {self._result!r}>"
@@ -453,7 +456,7 @@ class Gathering:
     def finish(self) -> BatchResult:
         """The result; every record must have been decided."""
         kept = [i for i, status in enumerate(self.status) if status in (SUCCESS, SKIP)]
-        output = self.batch.carry(tuple(self.values), kept)
+        output = self.batch._carry(tuple(self.values), kept)
         if any(metadata is not None for metadata in self.given):
             before = output._metadata or (None,) * len(output)
             output._metadata = tuple(

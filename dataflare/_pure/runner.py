@@ -434,14 +434,14 @@ class PluginRunner:
         result = self._attempt(batch, deadline, whole=True)
         if result is None:
             self.refuse()
+        if self.shares and len(batch):
+            self.learn(len(batch), result.processing_time)
         if result.error_count and supervisor is not None:
             try:
                 return supervisor.batch_failed(self, batch, result, deadline)
             finally:
                 self._let_go()
         self.count(batch, result)
-        if self.shares and len(batch):
-            self.learn(len(batch), result.processing_time)
         return result
 
     def attempt_batch(

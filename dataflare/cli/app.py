@@ -175,6 +175,94 @@ def run(
 
 
 @app.command(no_args_is_help=True)
+def check(
+    plugin: Annotated[
+        str,
+        typer.Argument(
+            metavar="PLUGIN",
+            help="A name ('dataflare plugins' lists them), module:attribute, file.py:attribute, or "
+            "file.pyx:class.",
+        ),
+    ],
+    examples: Annotated[
+        int, typer.Option(metavar="N", min=1, help="How many batches to make up.")
+    ] = 50,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PROPERTY", help="Check this property; may be given repeatedly."),
+    ] = None,
+    skip: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PROPERTY", help="Leave this property out; the same."),
+    ] = None,
+    not_deterministic: Annotated[
+        bool,
+        typer.Option(
+            "--not-deterministic", help="The same records may give other results each time."
+        ),
+    ] = False,
+    stateful: Annotated[
+        bool, typer.Option("--stateful", help="A result may depend on the records before.")
+    ] = False,
+    distributed: Annotated[
+        bool, typer.Option("--distributed", help="The plugin is sent to other processes.")
+    ] = False,
+    timeout: Annotated[
+        float, typer.Option(metavar="SECONDS", help="How long the check of a property may take.")
+    ] = 60.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print what was found as JSON.")] = False,
+) -> None:
+    """Check a plugin on records that it may not expect.
+
+    Each property of a right plugin is checked in a process of its own, so a crash is one more thing
+    that is found. Nothing of the plugin is trusted, but it does run: with all its effects.
+
+    Exit status: 0 when all properties that apply hold, 1 when one does not, 2 when the plugin could
+    not be checked.
+    """
+    from dataflare.cli.check import Options, check
+
+    if not timeout > 0:
+        raise typer.BadParameter("--timeout must be more than 0 seconds")
+    options = Options(
+        plugin=plugin,
+        examples=examples,
+        only=only or [],
+        skip=skip or [],
+        deterministic=not not_deterministic,
+        stateful=stateful,
+        distributed=distributed,
+        timeout=timeout,
+        as_json=as_json,
+    )
+    raise typer.Exit(check(options))
+
+
+@app.command(no_args_is_help=True)
+def new(
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="Of the package, and of the directory to make.")
+    ],
+    native: Annotated[
+        bool, typer.Option("--native", help="The plugin is written in Cython.")
+    ] = False,
+    in_c: Annotated[bool, typer.Option("--c", help="The plugin is written in C.")] = False,
+) -> None:
+    """Make a package with a plugin, to begin with.
+
+    It can be installed, has tests that check the plugin, and gives it the name NAME wherever a
+    plugin is named.
+
+    Exit status: 0 when it is made, 1 when it cannot be written, 2 when NAME cannot be used.
+    """
+    from dataflare.cli.new import new as make
+
+    if native and in_c:
+        raise typer.BadParameter("a plugin is written in Cython or in C: choose one of the two")
+    raise typer.Exit(make(name, "c" if in_c else "native" if native else "python"))
+
+
+@app.command(no_args_is_help=True)
 def build(
     file: Annotated[str, typer.Argument(metavar="FILE.pyx", help="A native plugin in Cython.")],
 ) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import sys
-from collections.abc import Callable
-from contextlib import ExitStack
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
 
 from dataflare._backend import BatchResult, Chain, filter_plugin
@@ -49,15 +51,44 @@ class StoppedError(PluginError):
     """A record failed, and the run was to stop there."""
 
 
+class _Said(logging.Handler):
+    """Shows the errors that the library can only log, such as that of a plugin's clean-up."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.errors = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.errors += 1
+        error = record.exc_info[1] if record.exc_info else None
+        why = "" if error is None else f": {type(error).__name__}: {error}"
+        show.problem(record.getMessage() + why)
+
+
+@contextmanager
+def _said() -> Iterator[_Said]:
+    logger, handler = logging.getLogger("dataflare"), _Said()
+    logger.addHandler(handler)
+    try:
+        yield handler
+    finally:
+        logger.removeHandler(handler)
+
+
 def run(options: Options) -> int:
     """Run the command; returns its exit status."""
+    with redirect_stdout(sys.stderr), _said() as said:  # what plugins print is no output
+        return _run(options, said)
+
+
+def _run(options: Options, said: _Said) -> int:
     try:
         job = Job(options)
     except KeyboardInterrupt:
         return INTERRUPTED
     except (Exception, SystemExit) as error:
         if options.debug:
-            raise
+            traceback.print_exc()
         show.problem(show.sentence(error))
         return UNUSABLE
     status, problem = DONE, None
@@ -73,9 +104,13 @@ def run(options: Options) -> int:
         return PIPE_CLOSED
     except (Exception, SystemExit) as error:
         if options.debug:
-            raise
+            traceback.print_exc()
         status, problem = FAILED, show.sentence(error)
     show.summary(job.tally, options.stats)
+    if options.stats == "none" and options.errors == COLLECT and job.tally.failed:
+        show.problem(job.tally.failed_sentence())
+    if said.errors:
+        status = status or FAILED
     problems = [each for each in (problem, *job.left()) if each is not None]
     if problems:
         status = status or FAILED
@@ -203,7 +238,7 @@ class Job:
                 self._report.write(self._manager)
             except Exception as error:
                 if self.options.debug:
-                    raise
+                    traceback.print_exc()
                 self._unreported = show.sentence(error)
 
     def _block(self, name: str, block: LineBlock, update: Callable[[Tally], None]) -> None:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 from dataflare._backend import DataFlarePlugin
 from dataflare.errors import PluginConfigurationError, PluginError
 from dataflare.loading import make_plugin
 from dataflare.specs import find_source
 
-__all__ = ["load_plugin"]
+__all__ = ["load_plugin", "load_source"]
 
 
 def load_plugin(spec: str) -> DataFlarePlugin:
@@ -22,10 +23,28 @@ def load_plugin(spec: str) -> DataFlarePlugin:
     PluginError
         There is none, or it cannot be made.
     """
+    with _loading(spec):
+        return make_plugin(find_source(spec))
+
+
+def load_source(spec: str) -> object:
+    """The plugin that `spec` describes, or what makes it; found as by `load_plugin`.
+
+    Raises
+    ------
+    PluginError
+        There is none.
+    """
+    with _loading(spec):
+        return find_source(spec)
+
+
+@contextmanager
+def _loading(spec: str) -> Iterator[None]:
     with suppress(OSError):  # the directory may be gone
         if (here := os.getcwd()) not in sys.path:
             sys.path.append(here)
     try:
-        return make_plugin(find_source(spec))
+        yield
     except (PluginError, TypeError, ValueError) as error:
         raise PluginConfigurationError(f"the plugin {spec!r} cannot be used: {error}") from error

@@ -44,6 +44,14 @@ class Tally:
         if len(self.first_failures) < FAILURES_SHOWN:
             self.first_failures.append(str(failure))
 
+    def failed_sentence(self) -> str:
+        """How many failed, and the first of them."""
+        noun = "record" if self.records_in == 1 else "records"
+        return (
+            f"{self.failed:,} of {self.records_in:,} {noun} failed, "
+            f"the first at {self.first_failures[0]}"
+        )
+
     def finish(self, bytes_out: int, metrics: PluginMetrics | None) -> None:
         """Note what is known at the end only."""
         self.bytes_out = bytes_out

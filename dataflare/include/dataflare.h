@@ -1,4 +1,4 @@
-/* DataFlare: what a native plugin sees.  C99, C++ and Cython; nothing of Python is needed.
+/* DataFlare: what a native plugin sees.  C99, C++11 and Cython; nothing of Python is needed.
  *
  * A plugin gets one record, looks at it, and answers with a status:
  *
@@ -12,7 +12,8 @@
  *   df_emitter   belongs to the engine and is valid until the call returns.  Bytes committed to it
  *                belong to the result of the batch and live as long as that does.
  *
- * The structs are part of the native ABI, whose number is in dataflare/_compiled/plugin.pxd.
+ * The structs are part of the native ABI: none of them is ever changed under the same number.  A
+ * plugin in C hands itself over as a df_plugin, at the end of this file, or as a plain df_process.
  */
 #ifndef DATAFLARE_H
 #define DATAFLARE_H
@@ -24,6 +25,9 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
+
+/* The native ABI.  A plugin in Cython carries the same number in the name of its base class. */
+#define DF_ABI_VERSION 1
 
 typedef enum df_status {
     DF_SUCCESS = 0,
@@ -164,6 +168,75 @@ static inline void df_drop(df_output *out, ptrdiff_t count) {
         out->position += count;
     }
 }
+
+/* One record.  Returns a df_status.  Called without Python's GIL, or with it: a plugin that needs
+ * Python takes it by PyGILState_Ensure, and leaves no exception behind.
+ *
+ *   record   the engine's, read-only, until the call returns
+ *   out      the engine's, until the call returns
+ *   state    the plugin's own; nobody else looks into it */
+typedef int (*df_process)(const df_record *record, df_emitter *out, void *state);
+
+/* A whole batch: decides the records from out->position on, in order, by df_put, df_pass and
+ * df_drop.  Returns 0 when all are decided; anything else fails the record at out->position, for
+ * the reason that df_fail(&out->emitter, ...) gave, and the call is made again for those behind. */
+typedef int (*df_process_batch)(const df_batch *batch, df_output *out, void *state);
+
+/* Room for the message of a df_init, its final zero included. */
+#define DF_MESSAGE_SIZE 256
+
+/* Makes the state of one plugin.  `*state` comes in as df_plugin.state says and goes out as what
+ * process gets.  `config` is any text the user gave, empty if none; it is the caller's and gone
+ * when the call returns.  Returns 0, or anything else after writing why to `message`: there is no
+ * plugin then, and cleanup is not called. */
+typedef int (*df_init)(void **state, df_view config, char message[DF_MESSAGE_SIZE]);
+
+/* Frees what df_init made.  Called once, when the plugin is gone and none of its calls runs. */
+typedef void (*df_cleanup)(void *state);
+
+/* df_plugin.flags: several threads may run one plugin, that is, one state, at the same time. */
+#define DF_THREAD_SAFE 1u
+
+/* The name of the capsule that a df_plugin travels in.  The version is in the struct, not in the
+ * name, so that a plugin of another version is told from something that is no plugin. */
+#define DF_PLUGIN_CAPSULE "dataflare.plugin"
+
+/* A plugin, as NativePlugin.from_capsule takes it.  One descriptor makes any number of plugins,
+ * each with a state of its own if there is an init.
+ *
+ * Invariants, checked when it is taken: the sizes are those this header gives to the structs;
+ * `name` and `process` are not NULL; no flag is set but those above.
+ *
+ * Owners: the descriptor, its strings and the functions are the capsule's (most often static in a
+ * library), and stay valid and unchanged as long as it; a plugin keeps its capsule.  `state` is
+ * the plugin author's: without an init it must stay valid as long as the capsule, with one it is
+ * freed by cleanup.
+ *
+ * The first two fields stay first in every version.  Fields are only ever added at the end, in the
+ * same version; a descriptor that is shorter counts as having zeros there, one that is longer is
+ * taken if it has. */
+typedef struct df_plugin {
+    uint32_t abi_version; /* DF_ABI_VERSION */
+    uint32_t struct_size; /* of this struct */
+    uint32_t record_size;
+    uint32_t batch_size;
+    uint32_t emitter_size;
+    uint32_t output_size;
+    uint32_t flags;
+    uint32_t reserved;       /* 0 */
+    const char *name;        /* UTF-8 */
+    const char *description; /* UTF-8, one line, or NULL */
+    df_process process;
+    df_process_batch process_batch; /* or NULL: process, record by record */
+    df_init init;                   /* or NULL: `state` is used as it is */
+    df_cleanup cleanup;             /* or NULL */
+    void *state;
+} df_plugin;
+
+/* The fields of a df_plugin in front of its flags: df_plugin p = {DF_PLUGIN_HEAD, 0, 0, "name"}; */
+#define DF_PLUGIN_HEAD                                                                      \
+    DF_ABI_VERSION, (uint32_t)sizeof(df_plugin), (uint32_t)sizeof(df_record),               \
+        (uint32_t)sizeof(df_batch), (uint32_t)sizeof(df_emitter), (uint32_t)sizeof(df_output)
 
 #ifdef __cplusplus
 }

@@ -1,6 +1,5 @@
 """Native plugins of others: built against the installed package, used, and refused."""
 
-import importlib
 import json
 import os
 import shutil
@@ -9,59 +8,18 @@ import sys
 from pathlib import Path
 
 import pytest
+from building import EXAMPLE, build, build_module
 
 import dataflare
 from dataflare.plugins import Chain, Contains, Upper
 
 HERE = Path(__file__).parent
-EXAMPLE = HERE.parents[1] / "examples" / "cython_plugin"
-
-
-def build(project: Path, target: Path, path: Path | None = None) -> subprocess.CompletedProcess:
-    """Install a project as its README says, but for the place."""
-    command = [sys.executable, "-m", "pip", "install", "--no-build-isolation", "--no-deps",
-               "--no-index", "--target", str(target), str(project)]  # fmt: skip
-    # The build tools stand beside this Python, which need not be on the path.
-    tools = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    env = {**os.environ, "PATH": tools}
-    if path is not None:
-        env["PYTHONPATH"] = str(path)
-    return subprocess.run(command, capture_output=True, text=True, env=env, check=False)
-
-
-def import_from(folder: Path, name: str) -> object:
-    """Import a package from a folder."""
-    sys.path.insert(0, str(folder))
-    try:
-        return importlib.import_module(name)
-    finally:
-        sys.path.remove(str(folder))
-
-
-@pytest.fixture(scope="module")
-def logfields(tmp_path_factory):
-    """The example package, built."""
-    target = tmp_path_factory.mktemp("logfields")
-    done = build(EXAMPLE, target)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return import_from(target, "logfields")
 
 
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory):
-    """The plugins of hostile.pyx, built like the example."""
-    project = tmp_path_factory.mktemp("project")
-    package = project / "hostile"
-    package.mkdir()
-    for name in ("meson.build", "pyproject.toml"):
-        text = (EXAMPLE / name).read_text().replace("logfields", "hostile")
-        (project / name).write_text(text)
-    shutil.copy(HERE / "hostile.pyx", package / "words.pyx")
-    (package / "__init__.py").write_text("from hostile.words import *\n")
-    target = tmp_path_factory.mktemp("hostile")
-    done = build(project, target)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return import_from(target, "hostile")
+    """The plugins of hostile.pyx."""
+    return build_module(HERE / "hostile.pyx", tmp_path_factory.mktemp("hostile"))
 
 
 @pytest.fixture

@@ -7,16 +7,34 @@ import sys
 from pathlib import Path
 
 import dataflare
+import dataflare.building
+import dataflare.catalogue
+import dataflare.native
 import dataflare.otel
 import dataflare.plugins
 import dataflare.prometheus
+import dataflare.testing
+import dataflare.tuner
 from dataflare.specs import BUILTINS
 
 DOCS = Path(__file__).parents[2] / "docs"
 PACKAGE = Path(dataflare.__file__).parent
 DESCRIBED = re.compile(
-    r"^\.\. (?:auto|py:)(?:class|exception|function|data):: (?:dataflare\.)?([\w.]+)(\(.*\))?$",
+    r"^\.\. (?:auto|py:)(?:class|exception|function|data|module):: "
+    r"(?:dataflare\.)?([\w.]+)(\(.*\))?$",
     re.M,
+)
+
+
+PUBLIC_MODULES = (
+    dataflare.building,
+    dataflare.catalogue,
+    dataflare.tuner,
+    dataflare.plugins,
+    dataflare.native,
+    dataflare.testing,
+    dataflare.prometheus,
+    dataflare.otel,
 )
 
 
@@ -40,14 +58,18 @@ def test_the_api_describes_every_public_name():
     """Of the package and of its public modules."""
     names = set(described())
     assert set(dataflare.__all__) <= names
-    for module in (dataflare.plugins, dataflare.prometheus, dataflare.otel):
+    for module in PUBLIC_MODULES:
         short = module.__name__.removeprefix("dataflare.")
         assert {f"{short}.{name}" for name in module.__all__} <= names
 
 
 def test_written_signatures_are_those_of_the_stubs():
-    """Compiled classes do not say what they take, so the chapter does."""
-    written = {name.rpartition(".")[2]: text for name, text in described().items() if text}
+    """Compiled classes do not say what they take, so the chapter does. (C functions neither.)"""
+    written = {
+        name.rpartition(".")[2]: text
+        for name, text in described().items()
+        if text and not name.startswith("native.")
+    }
     stubs = {
         node.name: signature_of(method)
         for path in PACKAGE.glob("_compiled/*.pyi")
@@ -62,13 +84,25 @@ def test_written_signatures_are_those_of_the_stubs():
 
 
 def test_the_command_line_chapter_names_every_option_and_plugin(tmp_path):
-    """As `dataflare run --help` and `dataflare plugins` have them."""
+    """As the help of the commands and `dataflare plugins` have them."""
     chapter = (DOCS / "command-line.md").read_text()
-    command = [sys.executable, "-m", "dataflare.cli", "run", "--help"]
-    text = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path).stdout
-    options = set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", text.partition("Options:")[2]))
-    assert {"--errors", "--fail-on-error", "-p"} <= options
-    for word in options | set(BUILTINS):
+    words = set(BUILTINS)
+    for name, some in (
+        ("run", {"--errors", "-p"}),
+        ("new", {"--native", "--c"}),
+        ("check", {"--only", "--json"}),
+        ("build", {"--help"}),
+        ("plugins", {"--json"}),
+        ("info", {"--help"}),
+    ):
+        command = [sys.executable, "-m", "dataflare.cli", name, "--help"]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+        options = set(
+            re.findall(r"(?<![\w-])--?[a-z][a-z-]*", done.stdout.partition("Options:")[2])
+        )
+        assert some <= options
+        words |= options
+    for word in words:
         assert re.search(rf"`{re.escape(word)}[ `:,]", chapter), word
 
 
@@ -81,3 +115,9 @@ def test_the_chapters_name_every_field_of_their_configuration():
         chapter = (DOCS / f"{name}.md").read_text()
         for field in config.__dataclass_fields__:
             assert f"`{field}`" in chapter, field
+
+
+def test_nothing_is_left_to_fill_in():
+    """In no chapter, nor in the README."""
+    for document in (*DOCS.glob("*.md"), DOCS.parent / "README.md"):
+        assert "@@" not in document.read_text(), document

@@ -1,5 +1,6 @@
 """The same in, the same out: between the backends, and between the ways to run a plugin."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +20,7 @@ from strategies import (
 from dataflare.errors import PluginError
 
 FILTERED, SKIP, ERROR = 1, 2, 3
+EXAMPLES = settings().max_examples  # of the profile that was chosen
 
 
 def columns_of(batch: Any) -> dict[str, Any]:
@@ -69,7 +71,7 @@ def test_batches_read_the_same(backends, batch: Batch) -> None:
     assert compiled == pure
 
 
-@settings(max_examples=300)
+@settings(max_examples=3 * EXAMPLES)
 @given(batch=batches(), plugin=PLUGINS)
 def test_backends_agree(backends, batch: Batch, plugin: Plugin) -> None:
     """Statuses, outputs, errors and reprs of any plugin on any batch."""
@@ -80,7 +82,7 @@ def test_backends_agree(backends, batch: Batch, plugin: Plugin) -> None:
     assert compiled == pure
 
 
-@settings(max_examples=400)
+@settings(max_examples=4 * EXAMPLES)
 @given(batch=batches(), plugin=PLUGINS | NATIVE_CHAINS.map(chain_of), copies=st.integers(1, 9))
 def test_a_deadline_that_is_met_changes_nothing(
     backend: SimpleNamespace, batch: Batch, plugin: Plugin, copies: int
@@ -112,7 +114,7 @@ def alone(backend: SimpleNamespace, plugin: Any, record: Any) -> tuple[Any, Any]
         return None, failure_of(error)
 
 
-@settings(max_examples=200)
+@settings(max_examples=2 * EXAMPLES)
 @given(batch=batches(), plugin=PLUGINS)
 def test_a_batch_is_its_records(backend: SimpleNamespace, batch: Batch, plugin: Plugin) -> None:
     """What happens to a record in a batch is what happens to it alone."""
@@ -168,7 +170,7 @@ def one_by_one(backend: SimpleNamespace, members: list[Plugin], batch: Any) -> d
     return {"status": status, "output": columns_of(batch), "errors": sorted(errors, key=str)}
 
 
-@settings(max_examples=200)
+@settings(max_examples=2 * EXAMPLES)
 @given(batch=batches(), members=CHAINS | NATIVE_CHAINS)
 def test_a_chain_is_its_members_one_by_one(
     backend: SimpleNamespace, batch: Batch, members: list[Plugin]
@@ -188,3 +190,24 @@ def test_a_chain_is_its_members_one_by_one(
             "output": columns_of(result.output),
             "errors": sorted(errors, key=str),
         } == expected
+
+
+def test_no_class_of_the_pure_backend_offers_more(backends) -> None:
+    """What only one backend has, nobody can rely upon."""
+    compiled, pure = backends
+    classes = [name for name, found in vars(pure).items() if isinstance(found, type)]
+    assert len(classes) > 20
+    for name in classes:
+        public = {word for word in dir(getattr(pure, name)) if not word.startswith("_")}
+        assert public <= set(dir(getattr(compiled, name))), name
+
+
+def test_batches_and_results_are_sequences(backend) -> None:
+    """With all that a sequence has."""
+    batch = backend.RecordBatch.from_values([b"a", b"b", b"a"])
+    results = backend.run_batch(backend.Upper(), batch).results
+    for sequence in (batch, results):
+        assert isinstance(sequence, Sequence)
+        assert sequence.count(sequence[0]) >= 1
+        assert sequence.index(sequence[1]) >= 0
+        assert object() not in sequence

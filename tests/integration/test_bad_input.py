@@ -54,6 +54,8 @@ FIELDS = [
     (PluginManagerConfig, "failure_recovery", [None, {}, BatchConfig()]),
     (PluginManagerConfig, "enable_auto_optimization", FLAG),
     (PluginManagerConfig, "monitoring_interval", [*DURATION, 0]),
+    (PluginManagerConfig, "monitoring_growth", RATE),
+    (PluginManagerConfig, "enable_debug_mode", FLAG),
     (PluginManagerConfig, "health_check_interval", [*DURATION, 0]),
     (PluginManagerConfig, "health_check_timeout", [*DURATION, 0]),
     (PluginManagerConfig, "max_samples", POSITIVE),
@@ -109,7 +111,9 @@ def test_the_name_of_metrics(manager, name) -> None:
     """Text as well; a name that nobody has is no error there."""
     with pytest.raises(TypeError, match="name of a plugin"):
         manager.get_metrics(name)
-    assert manager.get_metrics("") is None
+    with pytest.raises(TypeError, match="name of a plugin"):
+        manager.get_histograms(name)
+    assert manager.get_metrics("") is manager.get_histograms("") is None
 
 
 @pytest.mark.parametrize(
@@ -175,7 +179,7 @@ def test_what_is_no_record(backend, manager, record) -> None:
     manager.register_plugin("x", backend.Upper())
     for tripped in (False, True):
         manager._services["x"].runner.tripped = tripped
-        with pytest.raises(TypeError, match="ecord"):
+        with pytest.raises(TypeError, match="process_record takes a PluginRecord, not "):
             manager.process_record("x", record)
     assert manager.get_metrics("x").total_processed == 0
 

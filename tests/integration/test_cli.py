@@ -664,7 +664,11 @@ def test_report(cli: Cli) -> None:
     run = ("-p", "plug.py:no_b", "-p", "upper", "in", "-o", "out", "--report")
     for name in ("report.json", "report.html"):
         result = cli("run", *run, name, "--stats", "none")
-        assert (result.status, result.out, result.err) == (0, b"", "")
+        assert (result.status, result.out) == (0, b"")
+        assert result.err == (
+            "dataflare: 8 of 16 records failed, the first at in, line 2, byte 2: "
+            "no_b: ValueError: there is a b\n"
+        )
         assert cli.read("out") == b"A\n" * 8
     (metrics,) = report(cli)["metrics"].values()
     assert (metrics["total_processed"], metrics["successful"], metrics["failed"]) == (16, 8, 8)
@@ -1117,7 +1121,48 @@ def test_debug(cli: Cli) -> None:
     assert "Traceback" not in cli(*arguments).err
     result = cli(*arguments, "--debug")
     assert "Traceback" in result.err
-    assert result.status != 0
+    assert result.status == 2
+    assert result.err.splitlines()[-1].startswith("dataflare: ")
+
+
+def test_what_a_plugin_prints_is_no_output(cli: Cli) -> None:
+    """It goes to standard error: when its file is loaded, and at every record."""
+    cli.write(
+        "loud.py",
+        b"import dataflare\nprint('loaded')\n@dataflare.map_plugin\n"
+        b"def loud(value):\n    print('at', value)\n    return value\n",
+    )
+    result = cli("run", "-p", "loud.py:loud", "--stats", "none", stdin=b"a\n")
+    assert (result.status, result.out) == (0, b"a\n")
+    assert result.err.splitlines() == ["loaded", "at b'a'"]
+
+
+def test_a_clean_up_that_fails_is_said(cli: Cli) -> None:
+    """What it was to write may be lost: the status is 1."""
+    cli.write(
+        "unclean.py",
+        b"import dataflare\nclass Unclean(dataflare.DataFlarePlugin):\n"
+        b"    def process(self, record):\n        return dataflare.PluginResult.skip()\n"
+        b"    def cleanup(self):\n        raise OSError('disk')\n",
+    )
+    result = cli("run", "-p", "unclean.py:Unclean", "--stats", "none", stdin=b"a\n")
+    assert (result.status, result.out) == (1, b"a\n")
+    assert result.err.endswith("failed: OSError: disk\n")
+    assert len(result.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("spec", "sentence"),
+    [
+        ("regex,group:a", "group has no value: it is written regex[,group=GROUP]:PATTERN"),
+        ("regex,group=1,group=2:a", "group is given twice"),
+    ],
+)
+def test_options_of_a_plugin_that_say_nothing(cli: Cli, spec: str, sentence: str) -> None:
+    """None is ignored."""
+    result = cli("run", "-p", spec, stdin=b"a\n")
+    assert result.status == 2
+    assert sentence in result.err
 
 
 def test_help(cli: Cli) -> None:

@@ -1,10 +1,13 @@
 """Dead letters: where records go that failed for good."""
 
 import base64
+import errno
 import json
 import os
 import signal
+import sys
 import threading
+from contextlib import suppress
 
 import pytest
 from helpers import LIMIT, conserved, run_threads, wait_until
@@ -168,12 +171,12 @@ def test_the_fallback_and_the_sink_live_as_long_as_the_calls(backend, recovering
     assert used == [b"a", b"b"] * 2
 
 
-@pytest.mark.parametrize("target", [5, None.__class__, [], b"path"])
-def test_what_takes_no_dead_letters(recovering, flaky, target) -> None:
+@pytest.mark.parametrize("target", [5, object(), [], b"path", "a class of plugins"], ids=repr)
+def test_what_takes_no_dead_letters(backend, recovering, flaky, target) -> None:
     """Said at once, and nothing is registered."""
     manager = recovering()
-    if target is type(None):
-        target = object()
+    if target == "a class of plugins":
+        target = backend.Upper
     with pytest.raises(TypeError, match="dead letters go to"):
         manager.register_plugin("x", flaky(), dead_letters=target)
     with pytest.raises(OSError, match="No such file"):
@@ -211,3 +214,60 @@ def test_a_signal_ends_a_wait_between_attempts(backend, recovering) -> None:
     with pytest.raises(UnknownPluginError):
         manager.process_batch("x", [])
     wait_until(lambda: not backend.is_inside())
+
+
+def test_a_letter_after_one_that_broke_off(recovering, flaky, tmp_path) -> None:
+    """A disk that is full in the middle of a line costs that letter alone."""
+    path = tmp_path / "letters.jsonl"
+    path.write_text('{"written by a process that')
+    manager = recovering()
+    manager.register_plugin("x", flaky(), dead_letters=path)
+    sink = manager._services["x"].dead_letters._sink
+
+    class Full:
+        """Takes a part, and then no more."""
+
+        def __init__(self, file):
+            self.file, self.left = file, 20
+
+        def write(self, data):
+            if not self.left:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            taken, self.left = self.file.write(data[: self.left]), 0
+            return taken
+
+    manager.process_batch("x", [b"1n"])
+    file = sink._file
+    sink._file = Full(file)
+    assert manager.process_batch("x", [b"2n"]).error_count == 1
+    sink._file = file
+    manager.process_batch("x", [b"3n"])
+    _, first, broken, third = path.read_text().splitlines()
+    assert [json.loads(line)["record"] for line in (first, third)] == ["1n", "3n"]
+    assert len(broken) == 20
+    metrics = conserved(manager)
+    assert (metrics.dead_lettered, metrics.failed) == (2, 1)
+
+
+def test_a_signal_that_closes_while_waiting(backend, recovering, flaky) -> None:
+    """At whatever moment of the wait between two attempts it comes: nothing hangs."""
+    for place in range(40):
+        manager = recovering(retry_interval=0.005, max_retry_interval=0.005)
+        manager.register_plugin("x", flaky())
+        left = [place]
+
+        def trace(frame, event, arg, left=left, manager=manager):
+            if frame.f_code.co_name in ("wait", "set", "_pause"):
+                left[0] -= 1
+                if left[0] == 0:
+                    sys.settrace(None)
+                    manager.close()  # as a signal's handler would, in this thread
+            return trace
+
+        sys.settrace(trace)
+        try:
+            with suppress(PluginError):
+                manager.process_record("x", backend.PluginRecord(b"s1"))
+        finally:
+            sys.settrace(None)
+        manager.close()

@@ -1,13 +1,19 @@
 """Health checks: a verdict for every part, whatever the part does."""
 
+import ctypes
 import gc
 import threading
 
 import pytest
 from helpers import LIMIT, run_threads, threads_named, wait_until
 
-from dataflare.config import FailureRecoveryConfig, MemoryPoolConfig, PluginManagerConfig
-from dataflare.errors import UnhealthyError
+from dataflare.config import (
+    BatchConfig,
+    FailureRecoveryConfig,
+    MemoryPoolConfig,
+    PluginManagerConfig,
+)
+from dataflare.errors import PluginMemoryError, UnhealthyError
 from dataflare.types import PluginState
 
 POOL = MemoryPoolConfig(max_large_buffers=2, max_huge_buffers=1)
@@ -286,3 +292,74 @@ def test_a_timeout_is_a_duration(manager, timeout, error) -> None:
     """Anything else is refused with a sentence."""
     with pytest.raises(error, match="timeout must be"):
         manager.health_check(timeout=timeout)
+
+
+def test_buffers_that_are_out_ever_more(backend) -> None:
+    """Growth at each of ten checks counts as a leak; a single check without it does not."""
+    with backend.PluginManager() as manager:
+        kept = []
+        for _ in range(9):
+            kept.append(manager.pool.get_buffer(100))
+            assert manager.health_check().pool.verdict.value == "healthy"
+        kept.append(manager.pool.get_buffer(100))
+        found = manager.health_check().pool
+        assert found.verdict.value == "degraded"
+        assert found.reason == (
+            "the buffers that are out grew from 1 to 10 over the last 10 checks: "
+            "somebody keeps results or buffers"
+        )
+        assert manager.health_check().pool.verdict.value == "healthy"
+        kept.clear()
+
+
+def test_debug_mode_says_what_leaks_and_what_is_wrong(backend) -> None:
+    """Where the oldest buffer was taken; and violations before anything else."""
+    with backend.PluginManager(PluginManagerConfig(enable_debug_mode=True)) as manager:
+        kept = []
+        for _ in range(10):
+            kept.append(manager.pool.get_buffer(100))
+            found = manager.health_check().pool
+        assert f"such as the one taken at {__file__}:" in found.reason
+        buffer = kept.pop()
+        ctypes.memset(ctypes.addressof(ctypes.c_char.from_buffer(buffer)) + 100, 1, 1)
+        with pytest.raises(PluginMemoryError):
+            manager.pool.return_buffer(buffer)
+        found = manager.health_check().pool
+        assert found.verdict.value == "degraded"
+        assert found.reason.startswith("debug mode found 1 violation, at last: ")
+        kept.clear()
+
+
+def test_threads_that_died_or_cannot_be_had(backend, monkeypatch) -> None:
+    """Batches are processed all the same."""
+    config = PluginManagerConfig(batch_config=BatchConfig(parallelism=3))
+    with backend.PluginManager(config) as manager:
+        workers = manager._workers
+
+        def refuse(thread):
+            raise RuntimeError("can't start new thread")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", refuse)
+            assert workers.run(len, ["a", "bc"], lambda part, error: -1) == [1, 2]
+        found = manager.health_check().workers
+        assert (found.verdict.value, found.reason) == (
+            "degraded", "the system starts no more threads: 0 of 2 are running"
+        )  # fmt: skip
+
+        inside = threading.Barrier(3)
+
+        def die(part):
+            inside.wait(LIMIT)
+            if threading.current_thread() is not threading.main_thread():
+                raise SystemExit
+            return part
+
+        assert sorted(workers.run(die, [0, 0, 0], lambda part, error: 1)) == [0, 1, 1]
+        wait_until(lambda: workers.alive == 0)
+        found = manager.health_check().workers
+        assert (found.verdict.value, found.reason) == (
+            "degraded", "2 threads died; the next batch that is shared out replaces them"
+        )  # fmt: skip
+        workers.run(len, ["a", "bc"], lambda part, error: -1)
+        assert manager.health_check().workers.verdict.value == "healthy"

@@ -171,6 +171,58 @@ def test_of_threads_that_register_one_instance_one_wins(manager, make_class) -> 
         manager.unregister_plugin(won[0])
 
 
+@pytest.mark.parametrize("whole", ["chain", "adapter", "chain in an adapter"])
+@pytest.mark.parametrize("role", ["plugin", "fallback", "dead_letters"])
+def test_a_member_belongs_to_its_whole(backend, manager, make_class, whole, role) -> None:
+    """It is begun once, cannot be registered beside it, and has its state."""
+    plugin = make_class()()
+    made = {
+        "chain": lambda: backend.Chain(backend.Upper(), plugin),
+        "adapter": lambda: backend.BatchAdapter(plugin),
+        "chain in an adapter": lambda: backend.BatchAdapter(backend.Chain(plugin)),
+    }[whole]
+    manager.register_plugin("x", **{"plugin": backend.Upper(), role: made()})
+    assert (plugin.get_state(), plugin.events) == (PluginState.READY, ["initialize"])
+    for other in (plugin, made()):
+        with pytest.raises(DuplicatePluginError, match="or is part of one that is"):
+            manager.register_plugin("y", other)
+        with pytest.raises(DuplicatePluginError):
+            manager.register_plugin("y", backend.Upper(), fallback=other)
+    assert plugin.events == ["initialize"]
+    manager.unregister_plugin("x")
+    assert (plugin.get_state(), plugin.events) == (PluginState.STOPPED, ["initialize", "cleanup"])
+    manager.register_plugin("y", plugin)
+    with pytest.raises(DuplicatePluginError):
+        manager.register_plugin("x", made())
+    assert plugin.get_state() is PluginState.READY
+
+
+def test_a_member_runs_while_its_whole_does(backend, manager) -> None:
+    """And failed if that failed to begin."""
+    seen = []
+
+    class Looks(backend.DataFlarePlugin):
+        def initialize(self, config):
+            seen.append(self.get_state())
+            if config.get("fail"):
+                raise OSError("not today")
+
+        def process(self, record):
+            seen.append(self.get_state())
+            return backend.PluginResult.skip()
+
+    plugin = Looks()
+    manager.register_plugin("x", backend.Chain(plugin, backend.Upper()))
+    manager.process_batch("x", [b"a"])
+    assert seen == [PluginState.INITIALIZING, PluginState.RUNNING]
+    assert plugin.get_state() is PluginState.READY
+    broken = Looks()
+    with pytest.raises(PluginInitializationError):
+        manager.register_plugin("y", backend.Chain(broken), {"fail": True})
+    assert broken.get_state() is PluginState.ERROR
+    manager.register_plugin("y", broken)
+
+
 def test_plugins_that_are_equal_are_two(backend, manager) -> None:
     """A plugin may compare as it likes, and need not be hashable: each instance is one."""
     made = []
@@ -214,7 +266,11 @@ def test_another_api_version_is_refused_by_name(backend, manager, version) -> No
             begun.append(self)
 
     sentence = f"'other' was written for API version {version}, this DataFlare has version 1"
-    for arguments in ({"plugin": Other}, {"plugin": backend.Upper(), "fallback": Other}):
+    for arguments in (
+        {"plugin": Other},
+        {"plugin": backend.Upper(), "fallback": Other},
+        {"plugin": backend.Upper(), "dead_letters": Other()},
+    ):
         with pytest.raises(IncompatiblePluginError, match=sentence):
             manager.register_plugin("x", **arguments)
     manager.register_plugin("x", backend.Upper())

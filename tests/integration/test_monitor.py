@@ -8,7 +8,7 @@ import weakref
 import pytest
 from helpers import LIMIT, run_threads, threads_named, wait_until
 
-from dataflare.config import MemoryPoolConfig, PluginManagerConfig
+from dataflare.config import BatchConfig, MemoryPoolConfig, PluginManagerConfig
 from dataflare.errors import PluginError
 from dataflare.types import CircuitState, PluginState
 
@@ -375,3 +375,21 @@ def test_a_plugin_that_is_no_chain_has_all_the_time(backend, watched) -> None:
     metrics = manager.get_metrics("x")
     ((name, time),) = [(stage.name, stage.exclusive_time) for stage in metrics.stages]
     assert (name, time) == ("Upper", metrics.processing_time)
+
+
+def test_a_manager_without_a_thread_to_monitor_it(backend, monkeypatch) -> None:
+    """Works all the same; the next plugin tries again."""
+
+    def refuse(thread):
+        raise RuntimeError("can't start new thread")
+
+    config = PluginManagerConfig(batch_config=BatchConfig(enable_parallel=False))
+    with backend.PluginManager(config) as manager:
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", refuse)
+            manager.register_plugin("x", backend.Upper())
+        assert manager.process_batch("x", [b"a"]).output.to_pylist() == [b"A"]
+        assert not manager._monitor.is_running
+        manager.unregister_plugin("x")
+        manager.register_plugin("x", backend.Upper())
+        assert manager._monitor.is_running

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import threading
+import time
 
 import pytest
 from helpers import LIMIT, run_threads, threads_named, wait_until
@@ -651,3 +652,25 @@ def test_an_interrupt_of_the_caller(backend, sharing) -> None:
     assert (metrics.total_processed, metrics.failed, metrics.batches) == (LARGE, LARGE, 1)
     assert manager.process_batch("x", [b"b"] * LARGE).skipped_count == LARGE
     assert manager.get_system_status().plugins["x"].running == 0
+
+
+def test_a_batch_with_a_failed_record_teaches_as_well(backend, sharing) -> None:
+    """How long records take is known from it, and the next batch is shared out."""
+    seen = set()
+
+    class Waits(backend.DataFlarePlugin):
+        thread_safe = True
+        releases_gil = True
+
+        def process(self, record):
+            seen.add(threading.get_ident())
+            time.sleep(0.001)
+            if bytes(record.value) == b"bad":
+                raise ValueError("as told")
+            return backend.PluginResult.skip()
+
+    manager = sharing(3)
+    manager.register_plugin("x", Waits())
+    for _ in range(3):
+        manager.process_batch("x", [b"a"] * 40 + [b"bad"])
+    assert len(seen) > 1

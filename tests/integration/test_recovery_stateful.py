@@ -270,5 +270,8 @@ def test_no_history_loses_or_doubles_a_record(backend) -> None:
     """Whatever fails, is tried again, probed, replaced or switched off."""
     machine = type("Machine", (Recovery,), {"backend": backend})
     run_state_machine_as_test(
-        machine, settings=settings(max_examples=150, stateful_step_count=30, deadline=None)
+        machine,
+        settings=settings(
+            max_examples=settings().max_examples * 3 // 2, stateful_step_count=30, deadline=None
+        ),
     )

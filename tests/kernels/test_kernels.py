@@ -15,6 +15,9 @@ STRICT = ["-std=c11", "-Wall", "-Wextra", "-Werror"]
 SANITIZE = ["-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 
 
+INCLUDES = [f"-I{KERNELS}", f"-I{PACKAGE / 'include'}"]
+
+
 @pytest.mark.parametrize(
     ("options", "rounds"),
     [
@@ -24,13 +27,32 @@ SANITIZE = ["-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 )
 def test_kernels_agree_with_naive_loops(tmp_path: Path, options: list[str], rounds: int) -> None:
     """Every kernel answers as a naive loop does and stays inside its ranges."""
-    program = tmp_path / "check_kernels"
-    includes = [f"-I{KERNELS}", f"-I{PACKAGE / 'include'}"]
-    compiler = shlex.split(sysconfig.get_config_var("CC"))
-    subprocess.run(
-        [*compiler, *STRICT, *options, *includes, HERE / "check_kernels.c", "-o", program],
-        check=True,
-    )
+    check(tmp_path, shlex.split(sysconfig.get_config_var("CC")), options, rounds)
+
+
+@pytest.mark.compilers
+def test_kernels_of_clang(tmp_path: Path) -> None:
+    """The same, at the same levels of the CPU."""
+    levels = check(tmp_path, ["clang"], ["-O2"], 20_000)
+    assert levels == check(tmp_path, shlex.split(sysconfig.get_config_var("CC")), ["-O2"], 1)
+
+
+@pytest.mark.compilers
+def test_kernels_compile_for_arm(tmp_path: Path) -> None:
+    """Where there is the portable version alone."""
+    compiler = ["aarch64-linux-gnu-gcc", *STRICT, "-O2", *INCLUDES, "-c"]
+    target = tmp_path / "kernels.o"
+    subprocess.run([*compiler, KERNELS / "kernels.c", "-o", target], check=True)
+    assert b"avx" not in target.read_bytes()
+
+
+def check(folder: Path, compiler: list[str], options: list[str], rounds: int) -> list[str]:
+    """Build the harness, run it, and return the levels that it tried."""
+    program = folder / "check_kernels"
+    source = HERE / "check_kernels.c"
+    subprocess.run([*compiler, *STRICT, *options, *INCLUDES, source, "-o", program], check=True)
     checked = subprocess.run([program, str(rounds)], capture_output=True, text=True, timeout=300)
     assert checked.returncode == 0, checked.stderr
-    assert checked.stdout.splitlines()[-1] == "scalar"
+    levels = checked.stdout.splitlines()
+    assert levels[-1] == "scalar"
+    return levels

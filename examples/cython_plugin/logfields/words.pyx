@@ -9,6 +9,8 @@ cdef class Word(NativePlugin):
     cdef Py_ssize_t number
 
     def __init__(self, Py_ssize_t number):
+        if number < 0:
+            raise ValueError("words are counted from 0")
         self.number = number
 
     cdef int c_process(self, const Record *record, Emitter *out) except? -1 nogil:
