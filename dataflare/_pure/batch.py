@@ -544,11 +544,11 @@ class RecordBatch:
     @property
     def nulls(self) -> npt.NDArray[np.bool_] | None:
         """numpy.ndarray of bool, shape (n,), or None: Which records have no value; None: all do."""
-        if not self.has_nulls():
+        if not self._has_nulls():
             return None
         return np.array([value is NO_VALUE for value in self._values], bool)
 
-    def has_nulls(self) -> bool:
+    def _has_nulls(self) -> bool:
         return self._nullable and any(value is NO_VALUE for value in self._values)
 
     @property

@@ -96,7 +96,7 @@ def run_batch(
 def _run(
     plugin: DataFlarePlugin, batch: RecordBatch, pool: MemoryPool | None, deadline: float
 ) -> BatchResult:
-    if batch.has_nulls():
+    if batch._has_nulls():
         return _run_beside_nulls(plugin, batch, pool, deadline)
     if isinstance(plugin, Chain):
         return _run_chain(plugin, batch, pool, deadline)
