@@ -10,6 +10,8 @@ c) The compiler is called the way this Python calls it for extension modules (`s
    a project for meson takes longer to set up than the file takes to compile.
 d) A result appears in the cache complete, by a rename. Who finds it missing takes the lock of its
    folder first, so that many processes that start together wait for one that builds.
+e) What is in the cache runs as the user that loads it. So nobody else may own or write anything
+   between the cache and the result, and that is looked at each time, and again under the lock.
 """
 
 from __future__ import annotations
@@ -17,16 +19,19 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import importlib
+import logging
 import os
 import re
 import shlex
 import shutil
+import stat
 import subprocess
 import sys
 import sysconfig
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
@@ -44,6 +49,9 @@ _PACKAGE = Path(__file__).parent
 _OLDEST_CYTHON = (3, 1)
 _FOR_SETUPTOOLS = re.compile(rb"^\s*#\s*distutils\s*:.*", re.M)
 
+_QUIET, _PATIENCE = 10.0, 300.0  # seconds of waiting for a lock: without a word, and at most
+
+_logger = logging.getLogger("dataflare")
 _loaded: dict[Path, ModuleType] = {}
 
 
@@ -106,18 +114,13 @@ def build(path: str | os.PathLike[str]) -> Path:
     command = _compiler_command()
     key = _key(source, name, command)
     target = cache_directory() / "native" / f"{name}-{key}" / f"{name}{_config('EXT_SUFFIX')}"
-    if not target.is_file():
+    if not _is_built(target):
         compiler = _find_compiler(command[0])
-        with _locked(target.parent):
-            if not target.is_file():
-                with _written_to("a temporary directory", "TMPDIR"), _folder() as folder:
+        with _locked(target):
+            if not _is_built(target):
+                with _folder() as folder:
                     built = _compile(shown, source, name, [compiler, *command[1:]], folder)
                     _move(built, target)
-    elif target.stat().st_uid not in (0, os.geteuid()):
-        raise PluginConfigurationError(
-            f"{target} belongs to another user, whose code would run as yours: set "
-            f"DATAFLARE_CACHE to a directory of your own"
-        )
     return target
 
 
@@ -258,30 +261,109 @@ def _written_to_cache() -> AbstractContextManager[None]:
     return _written_to(f"the cache {cache_directory()}", "DATAFLARE_CACHE")
 
 
+def _folders(target: Path) -> list[Path]:
+    """From the cache down to that of a result."""
+    return [target.parents[2], target.parents[1], target.parent]
+
+
+def _is_built(target: Path) -> bool:
+    """Whether the result is there; an error if somebody else may have put it there, or could."""
+    cache, *inside = _folders(target)
+    with _written_to_cache():
+        try:
+            # The user may have put the cache elsewhere by a link. Inside it there are none.
+            if cache.is_symlink():
+                _refuse_others(cache, cache.lstat().st_uid, 0)
+            status = cache.stat()
+            _refuse_others(cache, status.st_uid, status.st_mode)
+            for path in (*inside, target):
+                status = path.lstat()
+                if stat.S_ISLNK(status.st_mode):
+                    raise PluginConfigurationError(
+                        f"{path} is a symbolic link, which DataFlare did not make: remove it"
+                    )
+                _refuse_others(path, status.st_uid, status.st_mode)
+        except FileNotFoundError:
+            return False
+    return stat.S_ISREG(status.st_mode)
+
+
+def _refuse_others(path: Path, owner: int, mode: int) -> None:
+    """Raise an error if other users can change what is at a path."""
+    if owner not in (0, os.geteuid()):
+        raise PluginConfigurationError(
+            f"{path} belongs to another user, whose code would run as yours: set "
+            f"DATAFLARE_CACHE to a directory of your own"
+        )
+    if mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise PluginConfigurationError(
+            f"{path} can be written by other users, whose code would run as yours: take that "
+            f"away (chmod go-w), or set DATAFLARE_CACHE to a directory of your own"
+        )
+
+
+def _make_folders(target: Path) -> None:
+    folders = _folders(target)
+    folders[0].parent.mkdir(parents=True, exist_ok=True)
+    for folder in folders:
+        folder.mkdir(0o755, exist_ok=True)  # for the user alone to write, whatever the umask
+
+
 @contextmanager
 def _folder() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="dataflare-") as folder:
+    with ExitStack() as stack:
+        with _written_to("a temporary directory", "TMPDIR"):
+            folder = stack.enter_context(
+                tempfile.TemporaryDirectory(prefix="dataflare-", ignore_cleanup_errors=True)
+            )
         yield Path(folder)
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Make a folder, and be the only one in it."""
+def _locked(target: Path) -> Iterator[None]:
+    """Make the folder of a result, and be the only one in it."""
     descriptor = None
     with _written_to_cache():
         while descriptor is None:
-            folder.mkdir(parents=True, exist_ok=True)
+            _make_folders(target)
+            _is_built(target)  # a folder that others made in between is refused, not waited for
             with suppress(FileNotFoundError):  # somebody who failed took it away in between
-                descriptor = os.open(folder, os.O_RDONLY)
+                descriptor = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
-        # Some network file systems have no locks: then several build, and the last result stays.
-        with suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
+        _lock(descriptor, target.parent)
+        try:
+            yield
+        finally:
+            with suppress(OSError):  # there is something in it, unless it failed
+                target.parent.rmdir()
     finally:
-        with suppress(OSError):  # there is something in it, unless it failed
-            folder.rmdir()
         os.close(descriptor)
+
+
+def _lock(descriptor: int, folder: Path) -> None:
+    """Take the lock of a folder; an error if somebody else keeps it for too long."""
+    begun = time.monotonic()
+    is_said = False
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            waited = time.monotonic() - begun
+        except OSError:
+            # Some network file systems have no locks: then several build, the last result stays.
+            return
+        else:
+            return
+        if waited >= _PATIENCE:
+            # Whoever can read the folder can keep its lock, and a process may be stopped.
+            raise PluginConfigurationError(
+                f"another process keeps {folder} locked, as if it built the same file, for more "
+                f"than {_PATIENCE:g} seconds: end it, or set DATAFLARE_CACHE to another directory"
+            )
+        if waited >= _QUIET and not is_said:
+            _logger.warning("waiting for another process, which has %s locked to build it", folder)
+            is_said = True
+        time.sleep(0.02)
 
 
 def _compile(path: str, source: bytes, name: str, compiler: Sequence[str], folder: Path) -> Path:
@@ -313,8 +395,7 @@ def _move(built: Path, target: Path) -> None:
     """Put a file in its place in one step; it is whole, also after the machine lost power."""
     content = built.read_bytes()
     with _written_to_cache():
-        # Whoever had the lock before and failed has taken the folder away.
-        target.parent.mkdir(parents=True, exist_ok=True)
+        _make_folders(target)  # whoever had the lock before and failed has taken it away
         descriptor, temporary = tempfile.mkstemp(dir=target.parent)
         try:
             with open(descriptor, "wb") as file:

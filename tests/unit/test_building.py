@@ -123,17 +123,106 @@ def test_a_cache_that_fails_in_the_middle(
     assert building.build(source).read_text() == "source"
 
 
+@pytest.mark.parametrize("which", range(4))
 def test_what_another_user_built_is_not_run(
-    compiled: list[bytes], source: Path, monkeypatch: pytest.MonkeyPatch
+    compiled: list[bytes], source: Path, monkeypatch: pytest.MonkeyPatch, which: int
 ) -> None:
-    """Unless that is the superuser."""
+    """Nor what one could have put there; the folders up to the cache count, too."""
     built = building.build(source)
+    path = [built, *built.parents][which]
+    path.chmod(path.stat().st_mode | 0o020)
+    with pytest.raises(PluginConfigurationError, match="can be written by other users") as caught:
+        building.build(source)
+    assert str(caught.value).startswith(f"{path} ")
+    path.chmod(0o755)
+    assert building.build(source) == built
     if os.geteuid() == 0:
-        os.chown(built, 1, 1)
+        os.chown(path, 1, 1)
     else:
         monkeypatch.setattr(os, "geteuid", lambda: -1)
     with pytest.raises(PluginConfigurationError, match="belongs to another user"):
         building.build(source)
+
+
+def test_a_link_in_the_cache_is_not_followed(
+    compiled: list[bytes], source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unless it is the cache itself, which its user put elsewhere."""
+    monkeypatch.setenv("DATAFLARE_CACHE", str(tmp_path / "link"))
+    (tmp_path / "elsewhere").mkdir(0o755)
+    (tmp_path / "link").symlink_to("elsewhere")
+    built = building.build(source)
+    for path in (built, built.parent):
+        path.rename(path.with_name("moved"))
+        path.symlink_to("moved")
+        with pytest.raises(PluginConfigurationError, match=f"{path} is a symbolic link"):
+            building.build(source)
+        path.unlink()
+        path.with_name("moved").rename(path)
+
+
+def test_who_has_the_lock_may_be_another_user(
+    compiled: list[bytes], source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is found after the wait is looked at, too."""
+    built = building.build(source)
+    built.unlink()
+    flock = building.fcntl.flock
+
+    def leave_a_trap(*arguments: int) -> None:
+        flock(*arguments)
+        built.write_bytes(b"another user's code")
+        built.chmod(0o777)
+
+    monkeypatch.setattr(building.fcntl, "flock", leave_a_trap)
+    with pytest.raises(PluginConfigurationError, match="can be written by other users"):
+        building.build(source)
+
+
+def test_a_folder_of_another_user_is_not_even_locked(
+    compiled: list[bytes], source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who would have to be waited for."""
+    folder = building.build(source).parent
+    [built] = folder.iterdir()
+    built.unlink()
+    folder.chmod(0o777)
+    monkeypatch.setattr(building.fcntl, "flock", lambda *arguments: pytest.fail("it is locked"))
+    with pytest.raises(PluginConfigurationError, match="can be written by other users"):
+        building.build(source)
+
+
+def test_a_lock_that_is_never_given_back(
+    compiled: list[bytes],
+    source: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The wait is told, and ends; what the others have there is left to them."""
+    built = building.build(source)
+    built.unlink()
+    descriptor = os.open(built.parent, os.O_RDONLY)
+    building.fcntl.flock(descriptor, building.fcntl.LOCK_EX)
+    monkeypatch.setattr(building, "_QUIET", 0.0)
+    monkeypatch.setattr(building, "_PATIENCE", 0.1)
+    with pytest.raises(PluginConfigurationError, match="keeps .* locked.*more than 0.1 seconds"):
+        building.build(source)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"waiting for another process, which has {built.parent} locked to build it"
+    ]
+    assert built.parent.is_dir()
+    os.close(descriptor)
+    assert building.build(source) == built
+
+
+def test_no_umask_lets_others_write_to_the_cache(compiled: list[bytes], source: Path) -> None:
+    """Many systems let the group of a user write to what is new."""
+    before = os.umask(0o002)
+    try:
+        built = building.build(source)
+    finally:
+        os.umask(before)
+    assert building.build(source) == built
 
 
 def test_what_is_built_and_cannot_be_loaded(compiled: list[bytes], source: Path) -> None:
