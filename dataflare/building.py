@@ -40,7 +40,7 @@ import numpy as np
 
 from dataflare._backend import NativePlugin, backend
 from dataflare._build_info import VERSION
-from dataflare._later import importing
+from dataflare._later import Turns
 from dataflare.errors import PluginConfigurationError
 
 __all__ = ["build", "cache_directory"]
@@ -52,7 +52,9 @@ _FOR_SETUPTOOLS = re.compile(rb"^\s*#\s*distutils\s*:.*", re.M)
 _QUIET, _PATIENCE = 10.0, 300.0  # seconds of waiting for a lock: without a word, and at most
 
 _logger = logging.getLogger("dataflare")
+_turns = Turns()
 _loaded: dict[Path, ModuleType] = {}
+_failed: dict[Path, str] = {}  # why
 
 
 def cache_directory() -> Path:
@@ -135,17 +137,28 @@ def import_file(path: str | os.PathLike[str]) -> ModuleType:
     Raises
     ------
     PluginConfigurationError
-        It cannot be built, or what was built cannot be loaded.
+        It cannot be built, or what was built cannot be loaded. If that failed once, it fails again
+        in this process.
     """
     target = build(path)
-    with importing:
+    shown = f"{os.fsdecode(path)}, which was built as {target},"
+    with _turns.take(target) as is_mine:
+        if target in _failed:
+            raise PluginConfigurationError(
+                f"loading {shown} failed before, and Cython's modules can be loaded once in a "
+                f"process: start a new one. It was {_failed[target]}"
+            )
         if target not in _loaded:
+            if not is_mine:
+                raise PluginConfigurationError(f"loading {shown} needs what is in it already")
             try:
                 _loaded[target] = _import(target)
-            except (Exception, SystemExit) as error:
+            except BaseException as error:
+                _failed[target] = f"{type(error).__name__}: {error}".rstrip(": ")
+                if not isinstance(error, Exception | SystemExit):
+                    raise
                 raise PluginConfigurationError(
-                    f"loading {os.fsdecode(path)}, which was built as {target}, failed: "
-                    f"{type(error).__name__}: {error}"
+                    f"loading {shown} failed: {_failed[target]}"
                 ) from error
         return _loaded[target]
 
@@ -159,6 +172,8 @@ def _read(path: str) -> bytes:
         raise PluginConfigurationError(f"there is no file {path}") from None
     except OSError as error:
         raise PluginConfigurationError(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:  # characters that no path has
+        raise PluginConfigurationError(f"{path!r} is not the path of a file: {error}") from error
     if found := _FOR_SETUPTOOLS.search(source):
         line = found[0].decode(errors="replace").strip()
         raise PluginConfigurationError(
@@ -414,13 +429,12 @@ def _import(target: Path) -> ModuleType:
     spec = spec_from_file_location(name, target)
     assert spec is not None
     assert spec.loader is not None
-    is_taken = name in sys.modules
+    module = module_from_spec(spec)
     try:
-        module = module_from_spec(spec)
         spec.loader.exec_module(module)
     finally:
         # Cython's modules enter themselves. This one stands for its file alone, and must not be
         # what somebody else's `import` finds.
-        if not is_taken:
-            sys.modules.pop(name, None)
+        if sys.modules.get(name) is module:
+            del sys.modules[name]
     return module

@@ -206,3 +206,31 @@ def test_what_is_needed_and_missing(workshop: Workshop) -> None:
     assert workshop.refusal("new.pyx", DATAFLARE_PURE_PYTHON="1").startswith(
         "a native plugin needs the compiled backend: unset DATAFLARE_PURE_PYTHON"
     )
+
+
+def test_a_module_that_fails_cannot_be_loaded_again(workshop: Workshop) -> None:
+    """By this process. The first error stays, and Ctrl-C is one, too."""
+    workshop.write("fails.pyx", "raise ValueError('no luck')\n")
+    workshop.write("impatient.pyx", "raise KeyboardInterrupt\n")
+    code = (
+        "from dataflare.building import import_file\n"
+        "for name in ('fails', 'impatient'):\n"
+        "    for _ in range(3):\n"
+        "        try:\n"
+        "            import_file(f'{name}.pyx')\n"
+        "        except BaseException as error:\n"
+        "            print(type(error).__name__, error)\n"
+    )
+    with workshop.start(sys.executable, "-c", code) as process:
+        out, err = process.communicate()
+    assert err == ""
+    first, second, third, interrupted, *rest = out.splitlines()
+    assert first.endswith(" failed: ValueError: no luck")
+    assert second == third
+    assert second.startswith("PluginConfigurationError loading fails.pyx, which was built as ")
+    assert second.endswith(
+        " failed before, and Cython's modules can be loaded once in a process: start a new one. "
+        "It was ValueError: no luck"
+    )
+    assert interrupted.strip() == "KeyboardInterrupt"
+    assert [line.endswith(" It was KeyboardInterrupt") for line in rest] == [True, True]
