@@ -4,7 +4,8 @@ a) What is built is named by everything that it depends on: the source, the inte
    DataFlare, Python, Cython, NumPy and the compiler's command. So nothing in the cache is ever out
    of date, and nothing is built twice.
 b) Cython and the compiler work on a copy of the source that was read for the name, in a folder of
-   its own. A file beside it would not be part of the name, and so cannot be included.
+   its own. A file beside it would not be part of the name, and so cannot be included. Nor would
+   one that is named by its whole path, or by way of the folder above: that is refused.
 c) The compiler is called the way this Python calls it for extension modules (`sysconfig`). That is
    one command and needs no package besides Cython: setuptools is not part of Python any more, and
    a project for meson takes longer to set up than the file takes to compile.
@@ -48,6 +49,12 @@ __all__ = ["build", "cache_directory"]
 _PACKAGE = Path(__file__).parent
 _OLDEST_CYTHON = (3, 1)
 _FOR_SETUPTOOLS = re.compile(rb"^\s*#\s*distutils\s*:.*", re.M)
+# `include "x"`, `cdef extern from "x"`, and C's `#include <x>` in what is taken over verbatim.
+_INCLUDED = re.compile(
+    rb"""\b(?:include|extern(?:\s|\\\n)+from)(?:\s|\\\n)*[a-zA-Z]?["'<]+([^"'<>\n]*)"""
+)
+_FOREIGN = re.compile(rb"/|.*(?<![^/])\.\.(?![^/])")
+_LONGEST_NAME = 100  # of a module: what is made of it are names of files, of 255 bytes at most
 
 _QUIET, _PATIENCE = 10.0, 300.0  # seconds of waiting for a lock: without a word, and at most
 
@@ -69,10 +76,11 @@ def cache_directory() -> Path:
     Raises
     ------
     PluginConfigurationError
-        There is no home directory, and no variable that helps.
+        There is no home directory, and no variable that helps; or what it says is relative to a
+        working directory that is gone.
     """
     if chosen := os.environ.get("DATAFLARE_CACHE"):
-        return Path(chosen).absolute()
+        return Path(_absolute(chosen, "DATAFLARE_CACHE"))
     caches = os.environ.get("XDG_CACHE_HOME", "")
     if not os.path.isabs(caches):  # the specification says to ignore it then
         caches = "~/Library/Caches" if sys.platform == "darwin" else "~/.cache"
@@ -112,6 +120,7 @@ def build(path: str | os.PathLike[str]) -> Path:
     if backend != "cython":
         NativePlugin()  # of the pure backend, which says what to do
     source = _read(shown)
+    _cython_version()  # what follows needs it
     name = _module_name(Path(shown).stem)
     command = _compiler_command()
     key = _key(source, name, command)
@@ -179,13 +188,34 @@ def _read(path: str) -> bytes:
         raise PluginConfigurationError(
             f"{path} says {line!r}, which only setuptools understands: make a package of it"
         )
+    for included in _INCLUDED.findall(source):
+        if _FOREIGN.match(included):
+            name = included.decode(errors="replace")
+            raise PluginConfigurationError(
+                f"{path} includes {name!r}, and would not be built again if that changed: make a "
+                f"package of it"
+            )
     return source
 
 
 def _module_name(stem: str) -> str:
-    """A name for a module that C allows, too."""
-    name = re.sub(r"\W", "_", stem, flags=re.ASCII)
-    return name if name.isidentifier() else f"_{name}"
+    """A name for a module that C allows, too, and that nobody takes for another module."""
+    name = re.sub(r"\W", "_", stem, flags=re.ASCII)[:_LONGEST_NAME]
+    if not name.isidentifier():
+        name = f"_{name}"
+    return f"plugin_{name}" if _is_taken(name) else name
+
+
+def _is_taken(name: str) -> bool:
+    """Whether Cython, or what the file imports, means something else by the name of a module."""
+    if name in sys.stdlib_module_names or name in ("cython", "dataflare") or name.startswith("__"):
+        return True
+    cython = Path(importlib.import_module("Cython").__path__[0])
+    return any(
+        (folder / declared).is_file()
+        for folder in (_PACKAGE.parent, Path(np.__file__).parents[1], cython / "Includes")
+        for declared in (f"{name}.pxd", f"{name}/__init__.pxd")
+    )
 
 
 def _config(name: str) -> str:
@@ -199,14 +229,39 @@ def _headers() -> str:
 def _compiler_command() -> list[str]:
     """How the compiler is called, but for the names of files."""
     configured = shlex.split(_config("CC"))
-    compiler = shlex.split(os.environ.get("CC", "")) or configured
+    compiler = _words("CC") or configured
+    if os.sep in compiler[0]:  # it is called in another folder
+        compiler[0] = _absolute(compiler[0], "CC")
     linker = shlex.split(_config("LDSHARED"))
     if linker[: len(configured)] == configured:
         linker = linker[len(configured) :]
     flags = [*_config("CFLAGS").split(), *_config("CCSHARED").split()]
     folders = [_headers(), str(_PACKAGE / "include"), np.get_include()]
-    added = [word for name in ("CFLAGS", "LDFLAGS") for word in shlex.split(os.getenv(name, ""))]
+    added = [*_words("CFLAGS"), *_words("LDFLAGS")]
     return [*compiler, *linker, *flags, *(f"-I{folder}" for folder in folders), *added]
+
+
+def _words(variable: str) -> list[str]:
+    """What an environment variable says, as a shell takes it."""
+    value = os.environ.get(variable, "")
+    try:
+        return shlex.split(value)
+    except ValueError as error:
+        raise PluginConfigurationError(
+            f"the environment variable {variable} is {value!r}, which no shell would take: {error}"
+        ) from error
+
+
+def _absolute(path: str, variable: str) -> str:
+    if os.path.isabs(path):
+        return path
+    try:
+        return os.path.join(os.getcwd(), path)
+    except OSError as error:
+        raise PluginConfigurationError(
+            f"the environment variable {variable} is {path!r}, which is relative, and there is no "
+            f"working directory: {error.strerror}"
+        ) from error
 
 
 def _key(source: bytes, name: str, command: Sequence[str]) -> str:
@@ -257,7 +312,7 @@ def _find_compiler(wanted: str) -> str:
             f"building a native plugin needs the headers of Python, and there is no Python.h in "
             f"{_headers()}: install the package that has them, such as python3-dev"
         )
-    return found
+    return os.path.abspath(found)  # it is called in another folder
 
 
 @contextmanager
@@ -270,6 +325,10 @@ def _written_to(where: str, variable: str) -> Iterator[None]:
             f"building a native plugin writes to {where}, and that failed: {error.strerror}: let "
             f"{variable} be a directory that can be written"
         ) from error
+
+
+def _written_to_temporary() -> AbstractContextManager[None]:
+    return _written_to("a temporary directory", "TMPDIR")
 
 
 def _written_to_cache() -> AbstractContextManager[None]:
@@ -327,7 +386,7 @@ def _make_folders(target: Path) -> None:
 @contextmanager
 def _folder() -> Iterator[Path]:
     with ExitStack() as stack:
-        with _written_to("a temporary directory", "TMPDIR"):
+        with _written_to_temporary():
             folder = stack.enter_context(
                 tempfile.TemporaryDirectory(prefix="dataflare-", ignore_cleanup_errors=True)
             )
@@ -384,25 +443,38 @@ def _lock(descriptor: int, folder: Path) -> None:
 def _compile(path: str, source: bytes, name: str, compiler: Sequence[str], folder: Path) -> Path:
     """Make an extension module of `source` in a folder."""
     pyx, c, built = f"{name}.pyx", f"{name}.c", f"{name}.so"
-    (folder / pyx).write_bytes(source)
+    with _written_to_temporary():
+        (folder / pyx).write_bytes(source)
     translate = [sys.executable, "-P", "-m", "cython", "-3", "--line-directives"]
-    for command in (
-        [*translate, f"-I{_PACKAGE.parent}", f"--module-name={name}", pyx],
-        [*compiler, c, "-o", built],
+    for command, made in (
+        ([*translate, f"-I{_PACKAGE.parent}", f"--module-name={name}", pyx], c),
+        ([*compiler, c, "-o", built], built),
     ):
-        done = subprocess.run(
-            command,
-            cwd=folder,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            encoding="utf-8",
-            errors="replace",
-            check=False,
-        )
+        try:
+            done = subprocess.run(
+                command,
+                cwd=folder,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                encoding="utf-8",
+                errors="replace",
+                check=False,
+            )
+        except OSError as error:
+            raise PluginConfigurationError(
+                f"building a native plugin calls {command[0]}, and that cannot be run: "
+                f"{error.strerror}"
+            ) from error
+        said = re.sub(rf"\b{re.escape(pyx)}(?=:\d+)", lambda _: path, done.stdout).strip()
         if done.returncode != 0:
-            said = re.sub(rf"\b{re.escape(pyx)}(?=:\d+)", lambda _: path, done.stdout).strip()
+            said = said or f"{command[0]} ended with status {done.returncode}"
             raise PluginConfigurationError(f"{path} does not compile:\n{said}")
+        if not (folder / made).is_file():
+            raise PluginConfigurationError(
+                f"building a native plugin calls {command[0]}, which ended well and made nothing"
+                + f":\n{said}" * bool(said)
+            )
     return folder / built
 
 

@@ -234,3 +234,42 @@ def test_a_module_that_fails_cannot_be_loaded_again(workshop: Workshop) -> None:
     )
     assert interrupted.strip() == "KeyboardInterrupt"
     assert [line.endswith(" It was KeyboardInterrupt") for line in rest] == [True, True]
+
+
+def test_a_compiler_by_a_relative_path(workshop: Workshop) -> None:
+    """From where DataFlare was called."""
+    workshop.write("relative.pyx", LONG + "# relative\n")
+    calls = workshop.calls()
+    assert workshop.cli("build", "relative.pyx", CC="./noting-cc").returncode == 0
+    assert workshop.calls() == calls + 1
+
+
+def test_a_compiler_that_does_not_do_its_work(workshop: Workshop) -> None:
+    """A sentence for each way; none blames the temporary directory."""
+    workshop.write("lazy.pyx", LONG + "# lazy\n")
+    lazy, garbage = workshop.folder / "lazy-cc", workshop.folder / "garbage-cc"
+    lazy.write_text("#!/bin/sh\n")
+    garbage.write_bytes(b"\0\1\2")
+    for compiler in (lazy, garbage):
+        compiler.chmod(0o755)
+    assert workshop.refusal("lazy.pyx", CC=str(lazy)) == (
+        f"building a native plugin calls {lazy}, which ended well and made nothing"
+    )
+    assert workshop.refusal("lazy.pyx", CC="./garbage-cc") == (
+        f"building a native plugin calls {garbage}, and that cannot be run: Exec format error"
+    )
+    lazy.write_text("#!/bin/sh\nexit 3\n")
+    done = workshop.cli("build", "lazy.pyx", CC=str(lazy))
+    assert done.stderr.splitlines() == [
+        "dataflare: lazy.pyx does not compile:",
+        f"{lazy} ended with status 3",
+    ]
+
+
+@pytest.mark.parametrize("stem", ["numpy", "cython", "__init__", "x" * 251])
+def test_a_file_may_have_any_name(workshop: Workshop, stem: str) -> None:
+    """Also one that Cython gives another meaning, or that makes too long a name."""
+    workshop.write(f"{stem}.pyx", LONG)
+    options = ["-p", f"{stem}.pyx:Long", "--stats", "none"]
+    done = workshop.cli("run", *options, stdin="long line\nabc\n")
+    assert (done.stdout, done.stderr) == ("long line\n", "")

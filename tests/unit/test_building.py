@@ -240,11 +240,87 @@ def test_options_of_setuptools_are_not_passed_over(compiled: list[bytes], source
         building.build(source)
 
 
-def test_names_that_are_no_identifiers(compiled: list[bytes], tmp_path: Path) -> None:
-    """C wants one."""
-    path = tmp_path / "1-2.pyx"
+@pytest.mark.parametrize(
+    "line",
+    [
+        'include "/usr/x.pxi"',
+        "include\t'../x.pxi'",
+        'cdef extern from "/usr/k.h":',
+        'cdef  extern  from\\\n  r"a/../k.h" nogil:',
+        'cdef extern from *:\n    """\n    #include </usr/k.h>\n    """',
+        '    # include "../../k.h"',
+    ],
+)
+def test_nothing_is_included_that_may_change(
+    compiled: list[bytes], source: Path, line: str
+) -> None:
+    """Without the name of the result changing with it."""
+    source.write_text(f"import x\n{line}\n")
+    with pytest.raises(PluginConfigurationError, match=r" includes '.*(k.h|x.pxi)', and would not"):
+        building.build(source)
+    source.write_text("include 'a..b/x.pxi'\ncdef extern from 'sys/k.h': pass\n#include <a/..b>\n")
+    assert building.build(source).is_file()
+
+
+@pytest.mark.parametrize(
+    ("stem", "name"),
+    [
+        ("1-2", "_1_2"),  # C wants an identifier
+        ("x" * 251, "x" * 100),
+        ("__init__", "plugin___init__"),
+        ("numpy", "plugin_numpy"),
+        ("cython", "plugin_cython"),
+        ("cpython", "plugin_cpython"),
+        ("dataflare", "plugin_dataflare"),
+        ("json", "plugin_json"),
+        ("not_empty", "not_empty"),
+    ],
+)
+def test_names_of_modules(compiled: list[bytes], tmp_path: Path, stem: str, name: str) -> None:
+    """They are those of the files, unless something else is called so."""
+    path = tmp_path / f"{stem}.pyx"
     path.write_text("source")
-    assert building.build(path).name.startswith("_1_2.")
+    assert building.build(path).name.partition(".")[0] == name
+
+
+@pytest.mark.parametrize("variable", ["CC", "CFLAGS", "LDFLAGS"])
+def test_a_variable_that_is_no_command(
+    compiled: list[bytes], source: Path, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    """It is named."""
+    monkeypatch.setenv(variable, "-DX='")
+    with pytest.raises(PluginConfigurationError, match=f'variable {variable} is "-DX=\'", which'):
+        building.build(source)
+
+
+def test_a_working_directory_that_is_gone(
+    compiled: list[bytes], source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is relative to it has no meaning, and the rest goes on."""
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert building.build(source).is_file()
+    for variable in ("CC", "DATAFLARE_CACHE"):
+        with monkeypatch.context() as patched:
+            patched.setenv(variable, "./here")
+            with pytest.raises(PluginConfigurationError, match=f"variable {variable} is './here'"):
+                building.build(source)
+
+
+def test_a_cache_that_cannot_be_entered(
+    compiled: list[bytes], source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sentence is that of one that cannot be written."""
+
+    def refuse(*arguments: object, **options: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(Path, "stat", refuse)  # the superuser can enter every one
+    monkeypatch.setattr(Path, "lstat", refuse)
+    with pytest.raises(PluginConfigurationError, match=r"the cache .*Permission denied"):
+        building._is_built(Path("/a/b/c/d"))
 
 
 def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
