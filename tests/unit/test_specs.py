@@ -65,7 +65,7 @@ def test_what_a_callable_takes_is_read_from_its_parameters() -> None:
         return {key: value for key, value in locals().items() if key not in ("rest", "more")}
 
     form = specs.named("made", make)
-    assert form.form == ("made[,share=SHARE][,word=WORD][,must=MUST]:FIRST:SECOND:THIRD:FLAG")
+    assert form.form == ("made[,share=SHARE][,word=WORD],must=MUST:FIRST:SECOND:THIRD:FLAG")
     recipe = form.source(["share=2", "word=7", "must=8"], "a:-3:c:false")
     assert recipe() == {
         "first": b"a",
@@ -81,7 +81,9 @@ def test_what_a_callable_takes_is_read_from_its_parameters() -> None:
         "a:1:c:yes": "FLAG cannot be 'yes': neither true nor false",
     }.items():
         with pytest.raises(PluginConfigurationError, match=sentence):
-            form.source([], text)
+            form.source(["must=1"], text)
+    with pytest.raises(PluginConfigurationError, match=r"it is written made.*,must=MUST:FIRST"):
+        form.source(["share=2"], "a:1:c:true")
 
     class Plain(dataflare.DataFlarePlugin):
         """A class on a compiled base, which has no signature."""
