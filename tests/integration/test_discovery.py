@@ -364,6 +364,15 @@ def test_metadata_that_cannot_be_read(lines: Site) -> None:
     assert lines.cli("plugins").stderr.endswith(f"dataflare: {problem}\n")
 
 
+def test_a_module_may_be_called_like_the_end_of_a_file(lines: Site) -> None:
+    """An entry point leads to a module, never to a file."""
+    (lines.folder / "suffixes").mkdir()
+    for name in ("__init__", "py", "pyx"):
+        (lines.folder / "suffixes" / f"{name}.py").write_text("from lines import shout\n")
+    lines.install("suffixes", {"a": "suffixes.py:shout", "b": "suffixes.pyx:shout"})
+    assert lines.each("a", "b") == ["line!", "line!"]
+
+
 def test_a_name_that_two_packages_claim(lines: Site) -> None:
     """Belongs to neither; both are named, and each can be used by its place."""
     lines.install("other-tools", {"shout": "lines:make", "cut": "lines:Cut"})
