@@ -132,8 +132,8 @@ class Site:
     def map(self, plugin: str) -> str:
         """What a run makes of a line that says "line"."""
         done = self.cli("run", "-p", plugin, "--stats", "none", stdin="line\n")
-        assert (done.returncode, done.stderr) == (0, "")
-        return done.stdout.removeprefix("lines is imported\n")
+        assert (done.returncode, done.stderr.removeprefix("lines is imported\n")) == (0, "")
+        return done.stdout
 
     def each(self, *plugins: str) -> list[str]:
         """What each of the plugins makes of "line", or why it cannot be used; in one process."""
