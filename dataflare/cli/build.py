@@ -15,9 +15,9 @@ DONE, UNUSABLE, INTERRUPTED = 0, 2, 130  # exit statuses
 
 def build_file(path: str) -> int:
     """Run the command; returns its exit status."""
-    said = logging.StreamHandler()  # that it waits for another process
-    said.setFormatter(logging.Formatter("dataflare: %(message)s"))
-    logging.getLogger("dataflare").addHandler(said)
+    logger, waiting = logging.getLogger("dataflare"), logging.StreamHandler()
+    waiting.setFormatter(logging.Formatter("dataflare: %(message)s"))
+    logger.addHandler(waiting)  # what it waits for, if it does
     try:
         print(build(path))
     except KeyboardInterrupt:
@@ -25,4 +25,6 @@ def build_file(path: str) -> int:
     except PluginError as error:
         show.problem(str(error))
         return UNUSABLE
+    finally:
+        logger.removeHandler(waiting)
     return DONE

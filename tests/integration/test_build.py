@@ -236,6 +236,30 @@ def test_a_module_that_fails_cannot_be_loaded_again(workshop: Workshop) -> None:
     assert [line.endswith(" It was KeyboardInterrupt") for line in rest] == [True, True]
 
 
+def test_the_wait_for_another_process_is_told(workshop: Workshop) -> None:
+    """By the command, if it is a long one; and it ends."""
+    workshop.write("locked.pyx", LONG + "# locked\n")
+    code = (
+        "import fcntl, os\n"
+        "from dataflare import building\n"
+        "from dataflare.cli.build import build_file\n"
+        "lock, others = building._lock, []\n"
+        "def come_late(descriptor, folder):\n"
+        "    others.append(os.open(folder, os.O_RDONLY))\n"
+        "    fcntl.flock(others[0], fcntl.LOCK_EX)\n"
+        "    lock(descriptor, folder)\n"
+        "building._lock, building._QUIET, building._PATIENCE = come_late, 0, 0.1\n"
+        "print(build_file('locked.pyx'))\n"
+    )
+    with workshop.start(sys.executable, "-c", code) as process:
+        out, err = process.communicate()
+    assert out == "2\n"
+    told, ended = err.splitlines()
+    assert told.startswith("dataflare: waiting for another process, which has ")
+    assert ended.startswith("dataflare: another process keeps ")
+    assert workshop.cli("build", "locked.pyx").returncode == 0
+
+
 def test_a_compiler_by_a_relative_path(workshop: Workshop) -> None:
     """From where DataFlare was called."""
     workshop.write("relative.pyx", LONG + "# relative\n")
