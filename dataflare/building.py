@@ -229,7 +229,7 @@ def _headers() -> str:
 def _compiler_command() -> list[str]:
     """How the compiler is called, but for the names of files."""
     configured = shlex.split(_config("CC"))
-    compiler = _words("CC") or configured
+    compiler = _words("CC") or configured or ["cc"]
     if os.sep in compiler[0]:  # it is called in another folder
         compiler[0] = _absolute(compiler[0], "CC")
     linker = shlex.split(_config("LDSHARED"))

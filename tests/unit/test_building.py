@@ -310,17 +310,19 @@ def test_a_working_directory_that_is_gone(
 
 
 def test_a_cache_that_cannot_be_entered(
-    compiled: list[bytes], source: Path, monkeypatch: pytest.MonkeyPatch
+    compiled: list[bytes], source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The sentence is that of one that cannot be written."""
+    stat = Path.stat
 
-    def refuse(*arguments: object, **options: object) -> None:
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    def refuse(path: Path, **options: bool) -> os.stat_result:
+        if path.is_relative_to(tmp_path / "cache"):  # which the superuser could enter
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return stat(path, **options)
 
-    monkeypatch.setattr(Path, "stat", refuse)  # the superuser can enter every one
-    monkeypatch.setattr(Path, "lstat", refuse)
+    monkeypatch.setattr(Path, "stat", refuse)
     with pytest.raises(PluginConfigurationError, match=r"the cache .*Permission denied"):
-        building._is_built(Path("/a/b/c/d"))
+        building.build(source)
 
 
 def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
