@@ -184,6 +184,20 @@ def check(
             "file.pyx:class.",
         ),
     ],
+    records: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Records that the plugin is made for, one in a line: tried besides the others.",
+            show_default=False,
+        ),
+    ] = None,
+    config: Annotated[
+        str | None,
+        typer.Option(
+            metavar="JSON", help="What its initialize gets: a JSON object.", show_default=False
+        ),
+    ] = None,
     examples: Annotated[
         int, typer.Option(metavar="N", min=1, help="How many batches to make up.")
     ] = 50,
@@ -193,7 +207,7 @@ def check(
     ] = None,
     skip: Annotated[
         list[str] | None,
-        typer.Option(metavar="PROPERTY", help="Leave this property out; the same."),
+        typer.Option(metavar="PROPERTY", help="Leave this property out; may be given repeatedly."),
     ] = None,
     not_deterministic: Annotated[
         bool,
@@ -203,6 +217,10 @@ def check(
     ] = False,
     stateful: Annotated[
         bool, typer.Option("--stateful", help="A result may depend on the records before.")
+    ] = False,
+    whole_batch: Annotated[
+        bool,
+        typer.Option("--whole-batch", help="A result may depend on the other records of a batch."),
     ] = False,
     distributed: Annotated[
         bool, typer.Option("--distributed", help="The plugin is sent to other processes.")
@@ -231,6 +249,9 @@ def check(
         skip=skip or [],
         deterministic=not not_deterministic,
         stateful=stateful,
+        whole_batch=whole_batch,
+        records=records,
+        config=config,
         distributed=distributed,
         timeout=timeout,
         as_json=as_json,
