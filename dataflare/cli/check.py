@@ -88,10 +88,12 @@ def check(options: Options) -> int:
 def _examine(options: Options) -> Report:
     from dataflare.testing import examine_plugin
 
+    records = None if options.records is None else _records(options.records)
+    config = None if options.config is None else _config(options.config)
     report = examine_plugin(
         load_source(options.plugin),
-        None if options.records is None else _records(options.records),
-        config=None if options.config is None else _config(options.config),
+        records,
+        config=config,
         examples=options.examples,
         only=options.only or None,
         skip=options.skip,

@@ -35,6 +35,7 @@ _STOPS = "that stops the whole batch"
 # What the library says of a record when the plugin's answer was none.
 _NO_ANSWER = re.compile(
     r"the plugin (returned|committed|forwarded|reserved|left|does not define|gave no reason)\b"
+    r"|(process|process_batch|the function) is a coroutine"
     r"|the function returned |process_batch returned |MemoryError: no room for -"
     r"|\w+ does not define "
 )

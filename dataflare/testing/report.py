@@ -6,6 +6,7 @@ import enum
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 
+from dataflare import units
 from dataflare._backend import PluginRecord
 
 __all__ = [
@@ -59,8 +60,7 @@ class Counts:
             else "",
             f"{self.failed} failed" if self.failed else "",
         ]
-        records = "record" if self.all == 1 else "records"
-        return f"of {self.all} {records} {', '.join(filter(None, found))}"
+        return f"of {units.counted(self.all, 'record')} {', '.join(filter(None, found))}"
 
 
 @dataclass(frozen=True)

@@ -153,9 +153,9 @@ def test_a_hint_names_the_options(check):
         (("upper", "--records", os.devnull), "/dev/null has no records: one stands in a line"),
         (("upper", "--config", "{"), "--config is not JSON: "),
         (("upper", "--config", "[]"), "--config is a JSON object, such as "),
-        (("nothing",), "the plugin 'nothing' cannot be used: it is neither one that"),
+        (("nothing",), "the plugin 'nothing' cannot be used: there is no plugin 'nothing'"),
         (("contains",), "the plugin 'contains' cannot be used: it is written contains:TEXT"),
-        (("plug.py:plain",), "plain cannot be called without arguments"),
+        (("plug.py:plain",), "the plugin 'plug.py:plain' cannot be used: plain cannot be called"),
         (("upper", "--only", "x"), "there is no property 'x'; there are "),
     ],
 )
