@@ -307,10 +307,12 @@ def named(name: str, plugin: Callable[..., object]) -> NamedPlugin:
         is_argument = (
             parameter.default is parameter.empty and parameter.kind is not parameter.KEYWORD_ONLY
         )
+        reader = _reader(parameter.annotation)
+        values = "true|false" if reader is _truth else shown
         (arguments if is_argument else options).append(
-            shown if is_argument else f"{parameter.name}={shown}"
+            shown if is_argument else f"{parameter.name}={values}"
         )
-        if reader := _reader(parameter.annotation):
+        if reader:
             readers[shown if is_argument else parameter.name] = reader
     return NamedPlugin(name, plugin, tuple(arguments), tuple(options), readers)
 

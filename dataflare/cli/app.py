@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import enum
 import platform
-from typing import Annotated
+import re
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 import dataflare
 
@@ -20,6 +22,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+class Command(TyperCommand):
+    """A command whose usage is written as elsewhere: some versions of Typer put NAME in braces."""
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """The parts of the line of usage."""
+        return [re.sub(r"^\{(.*)\}$", r"\1", part) for part in super().collect_usage_pieces(ctx)]
 
 
 class Format(enum.StrEnum):
@@ -55,7 +65,7 @@ def main(
     """Run records through plugins, at columnar speed."""
 
 
-@app.command(no_args_is_help=True)
+@app.command(cls=Command, no_args_is_help=True)
 def run(
     plugins: Annotated[
         list[str],
@@ -70,7 +80,7 @@ def run(
     inputs: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="INPUT", help="Files to read; standard input if there is none, or for -."
+            metavar="[INPUT]...", help="Files to read; standard input if there is none, or for -."
         ),
     ] = None,
     output: Annotated[
@@ -174,7 +184,7 @@ def run(
     raise typer.Exit(run_job(options))
 
 
-@app.command(no_args_is_help=True)
+@app.command(cls=Command, no_args_is_help=True)
 def check(
     plugin: Annotated[
         str,
@@ -259,7 +269,7 @@ def check(
     raise typer.Exit(check(options))
 
 
-@app.command(no_args_is_help=True)
+@app.command(cls=Command, no_args_is_help=True)
 def new(
     name: Annotated[
         str, typer.Argument(metavar="NAME", help="Of the package, and of the directory to make.")
@@ -271,8 +281,8 @@ def new(
 ) -> None:
     """Make a package with a plugin, to begin with.
 
-    It can be installed, has tests that check the plugin, and gives it the name NAME wherever a
-    plugin is named.
+    It can be installed, has tests that check the plugin, and gives it a name that can be used
+    wherever a plugin is named. The plugin gets the name NAME in lower case, with - for each dot.
 
     Exit status: 0 when it is made, 1 when it cannot be written, 2 when NAME cannot be used.
     """
@@ -283,7 +293,7 @@ def new(
     raise typer.Exit(make(name, "c" if in_c else "native" if native else "python"))
 
 
-@app.command(no_args_is_help=True)
+@app.command(cls=Command, no_args_is_help=True)
 def build(
     file: Annotated[str, typer.Argument(metavar="FILE.pyx", help="A native plugin in Cython.")],
 ) -> None:

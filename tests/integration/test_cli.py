@@ -1248,3 +1248,18 @@ def test_missing_extra(cli: Cli) -> None:
     assert result.stderr == (
         b"dataflare: the command line needs an extra: pip install 'dataflare[cli]'\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("command", "usage"),
+    [
+        ("run", "[OPTIONS] [INPUT]..."),
+        ("check", "[OPTIONS] PLUGIN"),
+        ("new", "[OPTIONS] NAME"),
+        ("build", "[OPTIONS] FILE.pyx"),
+    ],
+)
+def test_the_line_of_usage(cli: Cli, command: str, usage: str) -> None:
+    """What must be given stands as it is, without braces."""
+    said = cli(command, "--help").out.decode().splitlines()[0]
+    assert said.endswith(f" {command} {usage}")
