@@ -55,7 +55,7 @@ class InstalledPlugin:
             It cannot be imported.
         """
         try:
-            return load_place(self.place)
+            return load_place(self.place, files=False)
         except PluginConfigurationError as error:
             raise PluginConfigurationError(
                 f"the package {self.origin} is broken: {error}"

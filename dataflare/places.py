@@ -6,10 +6,11 @@ import importlib
 import importlib.util
 import os
 import sys
+from importlib.machinery import SourceFileLoader
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from dataflare._later import Later, importing
+from dataflare._later import Later, Turns
 from dataflare.errors import PluginConfigurationError
 
 if TYPE_CHECKING:
@@ -19,8 +20,11 @@ else:
 
 __all__ = ["load_place"]
 
+_turns = Turns()
+_files: dict[str, ModuleType] = {}  # by path; those that are loaded
 
-def load_place(place: str) -> object:
+
+def load_place(place: str, *, files: bool = True) -> object:
     """What stands in a module or in a file.
 
     Parameters
@@ -28,6 +32,8 @@ def load_place(place: str) -> object:
     place : str
         The attribute may be dotted. A file is loaded once; a ``.pyx`` file is built if it was not
         before. What a ``.py`` file imports from beside it is found, as by a script.
+    files : bool, optional
+        Whether it may be a file. Otherwise ``x.py`` is a module ``py`` of a package.
 
     Raises
     ------
@@ -37,12 +43,10 @@ def load_place(place: str) -> object:
     where, _, attribute = place.rpartition(":")  # the path of a file may have colons
     if not where or not attribute:
         raise PluginConfigurationError(f"{place!r} does not have the form 'module:attribute'")
-    if where.endswith(".pyx"):
+    if files and where.endswith(".pyx"):
         return _attribute(_building.import_file(where), f"the file {where!r}", attribute)
-    if where.endswith(".py"):
-        with importing:
-            file = _load_file(where)
-        return _attribute(file, f"the file {where!r}", attribute)
+    if files and where.endswith(".py"):
+        return _attribute(_load_file(where), f"the file {where!r}", attribute)
     try:
         module = importlib.import_module(where)
     except (Exception, SystemExit) as error:
@@ -63,21 +67,49 @@ def _attribute(module: ModuleType, described: str, attribute: str) -> object:
 
 def _load_file(path: str) -> ModuleType:
     """A file as a module that is named like its path."""
-    path = os.path.realpath(path)
-    # Without a dot: what stands before one would be a package, to pickle too.
-    name = path.removesuffix(".py").replace(".", "_")
-    if name in sys.modules:
-        return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None or not os.path.isfile(path):
+    shown = path
+    try:
+        path = os.path.realpath(path)
+        is_there = os.path.isfile(path)
+    except (OSError, ValueError) as error:  # no working directory; characters that no path has
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise PluginConfigurationError(f"{shown!r} is not the path of a file: {reason}") from error
+    if not is_there:
         raise PluginConfigurationError(f"there is no file {path}")
+    with _turns.take(path) as is_mine:
+        name = _name(path)
+        module = sys.modules.get(name)
+        if module is None or (is_mine and module is not _files.get(path)):
+            if not is_mine:
+                raise PluginConfigurationError(f"loading {path} needs what is in it already")
+            module = _files[path] = _execute(name, path)
+        return module
+
+
+def _name(path: str) -> str:
+    """A name for the module of a path, and of no other path.
+
+    Without a dot: what stands before one would be a package, to pickle too.
+    """
+    stem = path.removesuffix(".py")
+    quoted = stem.replace("%", "%25").replace(".", "%2E")
+    return quoted if stem != path else f"{quoted}%"  # which has another end, behind a link
+
+
+def _execute(name: str, path: str) -> ModuleType:
+    loader = SourceFileLoader(name, path)  # whatever its end is: a link may lead to it
+    spec = importlib.util.spec_from_file_location(name, path, loader=loader)
+    assert spec is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    sys.path.append(os.path.dirname(path))
+    if (folder := os.path.dirname(path)) not in sys.path:
+        sys.path.append(folder)
     try:
-        spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
-        del sys.modules[name]
+        loader.exec_module(module)
+    except BaseException as error:
+        sys.modules.pop(name, None)
+        if not isinstance(error, Exception | SystemExit):
+            raise
         raise PluginConfigurationError(
             f"loading {path} failed: {type(error).__name__}: {error}"
         ) from error

@@ -81,6 +81,8 @@ class NamedPlugin:
         Such as ``("group=GROUP",)``.
     readers : dict
         From the text of an argument, or of an option, to its value.
+    required : frozenset of str
+        The names of the options that must be given.
     is_open : bool
         Whether other options, and one argument more, may be given: nobody knows what it takes.
     """
@@ -90,12 +92,16 @@ class NamedPlugin:
     arguments: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
     readers: dict[str, Reader] = field(default_factory=dict)
+    required: frozenset[str] = frozenset()
     is_open: bool = False
 
     @property
     def form(self) -> str:
-        """Such as ``replace:OLD:NEW``."""
-        options = "".join(f"[,{option}]" for option in self.options)
+        """Such as ``replace:OLD:NEW``, or ``cut[,end=END],size=SIZE``."""
+        options = "".join(
+            f",{option}" if option.partition("=")[0] in self.required else f"[,{option}]"
+            for option in self.options
+        )
         return ":".join((self.name + options, *self.arguments)) + "[:ARGUMENT]" * self.is_open
 
     @property
@@ -124,7 +130,11 @@ class NamedPlugin:
         known = {option.partition("=")[0] for option in self.options}
         if text is not None and not (self.is_open or self.arguments or self.options or options):
             raise PluginConfigurationError(f"{self.name} takes no argument")
-        if texts is None or not (self.is_open or given.keys() <= known):
+        if (
+            texts is None
+            or not self.required <= given.keys()
+            or not (self.is_open or given.keys() <= known)
+        ):
             raise PluginConfigurationError(f"it is written {self.form}")
         return Recipe(
             self,
@@ -287,9 +297,10 @@ def named(name: str, plugin: Callable[..., object]) -> NamedPlugin:
     ----------
     name : str
     plugin : callable
-        What must be given to it are the arguments; what may be left out are the options. Both are
-        of the type that the parameter is annotated with: ``bytes``, ``str``, ``int``, ``float`` or
-        ``bool``. One without such a type is text, an option also a whole number.
+        What must be given to it are the arguments; what may be left out are the options, and what
+        must be given by its name. Both are of the type that the parameter is annotated with:
+        ``bytes``, ``str``, ``int``, ``float`` or ``bool``. One without such a type is text, an
+        option also a whole number.
     """
     if _takes_nothing(plugin):
         return NamedPlugin(name, plugin)
@@ -300,21 +311,23 @@ def named(name: str, plugin: Callable[..., object]) -> NamedPlugin:
     arguments: list[str] = []
     options: list[str] = []
     readers: dict[str, Reader] = {}
+    required: set[str] = set()
     for parameter in signature.parameters.values():
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             continue
         shown = parameter.name.upper()
-        is_argument = (
-            parameter.default is parameter.empty and parameter.kind is not parameter.KEYWORD_ONLY
-        )
+        is_needed = parameter.default is parameter.empty
+        is_argument = is_needed and parameter.kind is not parameter.KEYWORD_ONLY
         reader = _reader(parameter.annotation)
         values = "true|false" if reader is _truth else shown
         (arguments if is_argument else options).append(
             shown if is_argument else f"{parameter.name}={values}"
         )
+        if is_needed and not is_argument:
+            required.add(parameter.name)
         if reader:
             readers[shown if is_argument else parameter.name] = reader
-    return NamedPlugin(name, plugin, tuple(arguments), tuple(options), readers)
+    return NamedPlugin(name, plugin, tuple(arguments), tuple(options), readers, frozenset(required))
 
 
 def _takes_nothing(plugin: object) -> bool:

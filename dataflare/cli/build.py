@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 from dataflare.building import build
 from dataflare.cli import show
 from dataflare.errors import PluginError
@@ -13,6 +15,9 @@ DONE, UNUSABLE, INTERRUPTED = 0, 2, 130  # exit statuses
 
 def build_file(path: str) -> int:
     """Run the command; returns its exit status."""
+    logger, waiting = logging.getLogger("dataflare"), logging.StreamHandler()
+    waiting.setFormatter(logging.Formatter("dataflare: %(message)s"))
+    logger.addHandler(waiting)  # what it waits for, if it does
     try:
         print(build(path))
     except KeyboardInterrupt:
@@ -20,4 +25,6 @@ def build_file(path: str) -> int:
     except PluginError as error:
         show.problem(str(error))
         return UNUSABLE
+    finally:
+        logger.removeHandler(waiting)
     return DONE

@@ -53,6 +53,17 @@ It takes a C compiler. By `--no-build-isolation` pip builds against the DataFlar
 else it looks for one on an index. What else it takes to build is installed before."""
 _TEMPLATES = Path(__file__).with_name("templates")
 _NAME = re.compile(r"[A-Za-z](?:[-_.]?[A-Za-z0-9])*")
+_LONGEST_NAME = 100  # its directory is made under a longer one
+# Modules of what the package, its build and its tests need, and of its tests themselves. A class is
+# named like the package, too, and must not hide what the templates import.
+_MODULES = {
+    *("dataflare", "numpy", "pytest", "hypothesis", "hatchling", "cython", "mesonpy", "meson"),
+    *("meson_python", "test", "tests", "test_plugin", "conftest"),
+}
+_CLASSES = {
+    *("dataflareplugin", "pluginrecord", "pluginresult", "pluginmanager"),
+    *("nativeplugin", "record", "emitter", "filtered", "forward"),
+}
 
 
 def new(name: str, kind: str) -> int:
@@ -79,11 +90,18 @@ def _problem_of(name: str) -> str | None:
     """Why a package cannot have this name, or None."""
     if not _NAME.fullmatch(name):
         return "a letter comes first, then letters and digits, with single -, _ or . between them"
+    if len(name) > _LONGEST_NAME:
+        return f"it has more than {_LONGEST_NAME} characters"
     module = _module(name)
+    class_name = _class(name)
     if keyword.iskeyword(module):
         return f"{module} is a keyword of Python"
-    if module in sys.stdlib_module_names or module in ("dataflare", "test", "tests"):
+    if keyword.iskeyword(class_name):
+        return f"its class would be {class_name}, which is a keyword of Python"
+    if module in sys.stdlib_module_names or module in _MODULES:
         return f"there is a module {module} already"
+    if class_name.lower() in _CLASSES:
+        return f"its class would be {class_name}, and DataFlare has one itself"
     if _plugin(name) in BUILTINS:
         return f"DataFlare has a plugin {_plugin(name)} itself"
     return None
@@ -93,13 +111,17 @@ def _module(name: str) -> str:
     return re.sub(r"[-.]", "_", name).lower()
 
 
+def _class(name: str) -> str:
+    return "".join(part[:1].upper() + part[1:] for part in re.split(r"[-_.]", name))
+
+
 def _plugin(name: str) -> str:
     return name.replace(".", "-").lower()
 
 
 def _placeholders(name: str, kind: str) -> dict[str, str]:
     module = _module(name)
-    class_name = "".join(part[:1].upper() + part[1:] for part in re.split(r"[-_.]", name))
+    class_name = _class(name)
     return {
         "name": name,
         "module": module,

@@ -206,3 +206,94 @@ def test_what_is_needed_and_missing(workshop: Workshop) -> None:
     assert workshop.refusal("new.pyx", DATAFLARE_PURE_PYTHON="1").startswith(
         "a native plugin needs the compiled backend: unset DATAFLARE_PURE_PYTHON"
     )
+
+
+def test_a_module_that_fails_cannot_be_loaded_again(workshop: Workshop) -> None:
+    """By this process. The first error stays, and Ctrl-C is one, too."""
+    workshop.write("fails.pyx", "raise ValueError('no luck')\n")
+    workshop.write("impatient.pyx", "raise KeyboardInterrupt\n")
+    code = (
+        "from dataflare.building import import_file\n"
+        "for name in ('fails', 'impatient'):\n"
+        "    for _ in range(3):\n"
+        "        try:\n"
+        "            import_file(f'{name}.pyx')\n"
+        "        except BaseException as error:\n"
+        "            print(type(error).__name__, error)\n"
+    )
+    with workshop.start(sys.executable, "-c", code) as process:
+        out, err = process.communicate()
+    assert err == ""
+    first, second, third, interrupted, *rest = out.splitlines()
+    assert first.endswith(" failed: ValueError: no luck")
+    assert second == third
+    assert second.startswith("PluginConfigurationError loading fails.pyx, which was built as ")
+    assert second.endswith(
+        " failed before, and Cython's modules can be loaded once in a process: start a new one. "
+        "It was ValueError: no luck"
+    )
+    assert interrupted.strip() == "KeyboardInterrupt"
+    assert [line.endswith(" It was KeyboardInterrupt") for line in rest] == [True, True]
+
+
+def test_the_wait_for_another_process_is_told(workshop: Workshop) -> None:
+    """By the command, if it is a long one; and it ends."""
+    workshop.write("locked.pyx", LONG + "# locked\n")
+    code = (
+        "import fcntl, os\n"
+        "from dataflare import building\n"
+        "from dataflare.cli.build import build_file\n"
+        "lock, others = building._lock, []\n"
+        "def come_late(descriptor, folder):\n"
+        "    others.append(os.open(folder, os.O_RDONLY))\n"
+        "    fcntl.flock(others[0], fcntl.LOCK_EX)\n"
+        "    lock(descriptor, folder)\n"
+        "building._lock, building._QUIET, building._PATIENCE = come_late, 0, 0.1\n"
+        "print(build_file('locked.pyx'))\n"
+    )
+    with workshop.start(sys.executable, "-c", code) as process:
+        out, err = process.communicate()
+    assert out == "2\n"
+    told, ended = err.splitlines()
+    assert told.startswith("dataflare: waiting for another process, which has ")
+    assert ended.startswith("dataflare: another process keeps ")
+    assert workshop.cli("build", "locked.pyx").returncode == 0
+
+
+def test_a_compiler_by_a_relative_path(workshop: Workshop) -> None:
+    """From where DataFlare was called."""
+    workshop.write("relative.pyx", LONG + "# relative\n")
+    calls = workshop.calls()
+    assert workshop.cli("build", "relative.pyx", CC="./noting-cc").returncode == 0
+    assert workshop.calls() == calls + 1
+
+
+def test_a_compiler_that_does_not_do_its_work(workshop: Workshop) -> None:
+    """A sentence for each way; none blames the temporary directory."""
+    workshop.write("lazy.pyx", LONG + "# lazy\n")
+    lazy, garbage = workshop.folder / "lazy-cc", workshop.folder / "garbage-cc"
+    lazy.write_text("#!/bin/sh\n")
+    garbage.write_bytes(b"\0\1\2")
+    for compiler in (lazy, garbage):
+        compiler.chmod(0o755)
+    assert workshop.refusal("lazy.pyx", CC=str(lazy)) == (
+        f"building a native plugin calls {lazy}, which ended well and made nothing"
+    )
+    assert workshop.refusal("lazy.pyx", CC="./garbage-cc") == (
+        f"building a native plugin calls {garbage}, and that cannot be run: Exec format error"
+    )
+    lazy.write_text("#!/bin/sh\nexit 3\n")
+    done = workshop.cli("build", "lazy.pyx", CC=str(lazy))
+    assert done.stderr.splitlines() == [
+        "dataflare: lazy.pyx does not compile:",
+        f"{lazy} ended with status 3",
+    ]
+
+
+@pytest.mark.parametrize("stem", ["numpy", "cython", "__init__", "x" * 251])
+def test_a_file_may_have_any_name(workshop: Workshop, stem: str) -> None:
+    """Also one that Cython gives another meaning, or that makes too long a name."""
+    workshop.write(f"{stem}.pyx", LONG)
+    options = ["-p", f"{stem}.pyx:Long", "--stats", "none"]
+    done = workshop.cli("run", *options, stdin="long line\nabc\n")
+    assert (done.stdout, done.stderr) == ("long line\n", "")

@@ -132,8 +132,8 @@ class Site:
     def map(self, plugin: str) -> str:
         """What a run makes of a line that says "line"."""
         done = self.cli("run", "-p", plugin, "--stats", "none", stdin="line\n")
-        assert (done.returncode, done.stderr) == (0, "")
-        return done.stdout.removeprefix("lines is imported\n")
+        assert (done.returncode, done.stderr.removeprefix("lines is imported\n")) == (0, "")
+        return done.stdout
 
     def each(self, *plugins: str) -> list[str]:
         """What each of the plugins makes of "line", or why it cannot be used; in one process."""
@@ -363,6 +363,15 @@ def test_metadata_that_cannot_be_read(lines: Site) -> None:
     assert (shout, quiet) == ("line!", "line!")
     assert whisper.endswith(f"; {problem}")
     assert lines.cli("plugins").stderr.endswith(f"dataflare: {problem}\n")
+
+
+def test_a_module_may_be_called_like_the_end_of_a_file(lines: Site) -> None:
+    """An entry point leads to a module, never to a file."""
+    (lines.folder / "suffixes").mkdir()
+    for name in ("__init__", "py", "pyx"):
+        (lines.folder / "suffixes" / f"{name}.py").write_text("from lines import shout\n")
+    lines.install("suffixes", {"a": "suffixes.py:shout", "b": "suffixes.pyx:shout"})
+    assert lines.each("a", "b") == ["line!", "line!"]
 
 
 def test_a_name_that_two_packages_claim(lines: Site) -> None:

@@ -231,3 +231,115 @@ with PluginManager(config) as manager:
 
     in_child(check)
 """)
+
+
+FILES = {
+    # Each is a plugin's file that was written for a plain import, where it works.
+    "a thread that uses the library": """
+def use():
+    with dataflare.PluginManager() as manager:
+        manager.register_plugin("p", p)
+        manager.get_metrics("p")
+thread = threading.Thread(target=use)
+thread.start()
+thread.join()
+""",
+    "a thread that forks": """
+def fork():
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    os.waitpid(child, 0)
+thread = threading.Thread(target=fork)
+thread.start()
+thread.join()
+""",
+    "a pool that renews its processes": """
+import math
+import multiprocessing
+with multiprocessing.get_context("fork").Pool(1, maxtasksperchild=1) as pool:
+    pool.map(math.sqrt, range(3), chunksize=1)
+""",
+    "threads while another thread forks": """
+from concurrent.futures import ThreadPoolExecutor
+__main__.loading.set()
+time.sleep(0.1)
+with ThreadPoolExecutor(2) as pool:
+    list(pool.map(abs, range(4)))
+""",
+    "a module that uses the library, and that another thread imports": """
+__main__.loading.set()
+time.sleep(0.05)
+import module_beside
+""",
+}
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_a_file_does_while_it_is_loaded(run, tmp_path, kind) -> None:
+    """What it likes: no lock is held that another thread, or a fork, has to wait for."""
+    (tmp_path / "file.py").write_text(f"""
+import os, threading, time, __main__, dataflare
+
+@dataflare.map_plugin
+def p(value):
+    return value + b"!"
+{FILES[kind]}""")
+    (tmp_path / "module_beside.py").write_text("""
+import time, dataflare
+time.sleep(0.1)
+with dataflare.PluginManager() as manager:
+    manager.get_all_metrics()
+""")
+    run(f"""
+import sys
+
+loading = threading.Event()
+faulthandler.dump_traceback_later(30, exit=True)
+sys.path.append({str(tmp_path)!r})
+
+def disturb():
+    assert loading.wait(30)
+    in_child(lambda: None)
+    import module_beside
+
+thread = threading.Thread(target=disturb)
+thread.start()
+with PluginManager() as manager:
+    manager.register_plugin("x", {str(tmp_path / "file.py:p")!r})
+    assert manager.process_batch("x", [b"a"]).output.to_pylist() == [b"a!"]
+loading.set()
+thread.join()
+""")
+
+
+def test_a_fork_while_another_thread_loads_a_file(run, tmp_path) -> None:
+    """The child has half a module of it, and loads it anew."""
+    (tmp_path / "slow.py").write_text("""
+import __main__, dataflare
+__main__.loading.set()
+assert __main__.may_go_on.wait(30)
+
+@dataflare.map_plugin
+def p(value):
+    return value + b"!"
+""")
+    run(f"""
+loading, may_go_on = threading.Event(), threading.Event()
+
+def load():
+    with PluginManager() as manager:
+        manager.register_plugin("x", {str(tmp_path / "slow.py:p")!r})
+        assert manager.process_batch("x", [b"a"]).output.to_pylist() == [b"a!"]
+
+def load_in_child():
+    may_go_on.set()
+    load()
+
+thread = threading.Thread(target=load)
+thread.start()
+assert loading.wait(30)
+in_child(load_in_child)
+may_go_on.set()
+thread.join()
+""")

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from building import QUICKLY
 
+from dataflare.cli import new
+
 KINDS = {"python": [], "native": ["--native"], "c": ["--c"]}
 
 
@@ -95,6 +97,21 @@ def test_nothing_is_left_to_fill_in(tmp_path) -> None:
         ("json", "there is a module json already"),
         ("DataFlare", "there is a module dataflare already"),
         ("Upper", "DataFlare has a plugin upper itself"),
+        ("x" * 300, "it has more than 100 characters"),
+        ("None", "its class would be None, which is a keyword of Python"),
+        ("numpy", "there is a module numpy already"),
+        ("pytest", "there is a module pytest already"),
+        ("Meson.Python", "there is a module meson_python already"),
+        ("test-plugin", "there is a module test_plugin already"),
+        ("record", "its class would be Record, and DataFlare has one itself"),
+        ("emitter", "its class would be Emitter, and"),
+        ("FILTERED", "its class would be FILTERED, and"),
+        ("forward", "its class would be Forward, and"),
+        ("native-plugin", "its class would be NativePlugin, and"),
+        ("data-flare-plugin", "its class would be DataFlarePlugin, and"),
+        ("plugin-record", "its class would be PluginRecord, and"),
+        ("plugin.result", "its class would be PluginResult, and"),
+        ("PluginManager", "its class would be PluginManager, and"),
     ],
 )
 def test_a_name_that_cannot_be_used(tmp_path, name, reason) -> None:
@@ -103,6 +120,17 @@ def test_a_name_that_cannot_be_used(tmp_path, name, reason) -> None:
     assert status == 2
     assert reason in sentence
     assert len(sentence.splitlines()) == 1
+
+
+def test_every_class_that_a_template_uses_is_refused() -> None:
+    """What they import from DataFlare, and begins as a class of a package does."""
+    used: set[str] = set()
+    for template in new._TEMPLATES.rglob("*.in"):
+        for names in re.findall(r"from dataflare c?import (.*)", template.read_text()):
+            used |= {*names.split(", ")}
+    assert {"NativePlugin", "Record", "PluginResult", "PluginManager"} <= used
+    assert {name.lower() for name in used} <= new._CLASSES
+    assert all(new._problem_of(name) for name in used)
 
 
 def test_what_exists_is_left_alone(tmp_path) -> None:

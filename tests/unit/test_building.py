@@ -123,17 +123,106 @@ def test_a_cache_that_fails_in_the_middle(
     assert building.build(source).read_text() == "source"
 
 
+@pytest.mark.parametrize("which", range(4))
 def test_what_another_user_built_is_not_run(
-    compiled: list[bytes], source: Path, monkeypatch: pytest.MonkeyPatch
+    compiled: list[bytes], source: Path, monkeypatch: pytest.MonkeyPatch, which: int
 ) -> None:
-    """Unless that is the superuser."""
+    """Nor what one could have put there; the folders up to the cache count, too."""
     built = building.build(source)
+    path = [built, *built.parents][which]
+    path.chmod(path.stat().st_mode | 0o020)
+    with pytest.raises(PluginConfigurationError, match="can be written by other users") as caught:
+        building.build(source)
+    assert str(caught.value).startswith(f"{path} ")
+    path.chmod(0o755)
+    assert building.build(source) == built
     if os.geteuid() == 0:
-        os.chown(built, 1, 1)
+        os.chown(path, 1, 1)
     else:
         monkeypatch.setattr(os, "geteuid", lambda: -1)
     with pytest.raises(PluginConfigurationError, match="belongs to another user"):
         building.build(source)
+
+
+def test_a_link_in_the_cache_is_not_followed(
+    compiled: list[bytes], source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unless it is the cache itself, which its user put elsewhere."""
+    monkeypatch.setenv("DATAFLARE_CACHE", str(tmp_path / "link"))
+    (tmp_path / "elsewhere").mkdir(0o755)
+    (tmp_path / "link").symlink_to("elsewhere")
+    built = building.build(source)
+    for path in (built, built.parent):
+        path.rename(path.with_name("moved"))
+        path.symlink_to("moved")
+        with pytest.raises(PluginConfigurationError, match=f"{path} is a symbolic link"):
+            building.build(source)
+        path.unlink()
+        path.with_name("moved").rename(path)
+
+
+def test_who_has_the_lock_may_be_another_user(
+    compiled: list[bytes], source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is found after the wait is looked at, too."""
+    built = building.build(source)
+    built.unlink()
+    flock = building.fcntl.flock
+
+    def leave_a_trap(*arguments: int) -> None:
+        flock(*arguments)
+        built.write_bytes(b"another user's code")
+        built.chmod(0o777)
+
+    monkeypatch.setattr(building.fcntl, "flock", leave_a_trap)
+    with pytest.raises(PluginConfigurationError, match="can be written by other users"):
+        building.build(source)
+
+
+def test_a_folder_of_another_user_is_not_even_locked(
+    compiled: list[bytes], source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who would have to be waited for."""
+    folder = building.build(source).parent
+    [built] = folder.iterdir()
+    built.unlink()
+    folder.chmod(0o777)
+    monkeypatch.setattr(building.fcntl, "flock", lambda *arguments: pytest.fail("it is locked"))
+    with pytest.raises(PluginConfigurationError, match="can be written by other users"):
+        building.build(source)
+
+
+def test_a_lock_that_is_never_given_back(
+    compiled: list[bytes],
+    source: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The wait is told, and ends; what the others have there is left to them."""
+    built = building.build(source)
+    built.unlink()
+    descriptor = os.open(built.parent, os.O_RDONLY)
+    building.fcntl.flock(descriptor, building.fcntl.LOCK_EX)
+    monkeypatch.setattr(building, "_QUIET", 0.0)
+    monkeypatch.setattr(building, "_PATIENCE", 0.1)
+    with pytest.raises(PluginConfigurationError, match=r"keeps .* more than 0\.1 seconds"):
+        building.build(source)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"waiting for another process, which has {built.parent} locked to build it"
+    ]
+    assert built.parent.is_dir()
+    os.close(descriptor)
+    assert building.build(source) == built
+
+
+def test_no_umask_lets_others_write_to_the_cache(compiled: list[bytes], source: Path) -> None:
+    """Many systems let the group of a user write to what is new."""
+    before = os.umask(0o002)
+    try:
+        built = building.build(source)
+    finally:
+        os.umask(before)
+    assert building.build(source) == built
 
 
 def test_what_is_built_and_cannot_be_loaded(compiled: list[bytes], source: Path) -> None:
@@ -151,11 +240,87 @@ def test_options_of_setuptools_are_not_passed_over(compiled: list[bytes], source
         building.build(source)
 
 
-def test_names_that_are_no_identifiers(compiled: list[bytes], tmp_path: Path) -> None:
-    """C wants one."""
-    path = tmp_path / "1-2.pyx"
+@pytest.mark.parametrize(
+    "line",
+    [
+        'include "/usr/x.pxi"',
+        "include\t'../x.pxi'",
+        'cdef extern from "/usr/k.h":',
+        'cdef  extern  from\\\n  r"a/../k.h" nogil:',
+        'cdef extern from *:\n    """\n    #include </usr/k.h>\n    """',
+        '    # include "../../k.h"',
+    ],
+)
+def test_nothing_is_included_that_may_change(
+    compiled: list[bytes], source: Path, line: str
+) -> None:
+    """Without the name of the result changing with it."""
+    source.write_text(f"import x\n{line}\n")
+    with pytest.raises(PluginConfigurationError, match=r" includes '.*(k.h|x.pxi)', and would not"):
+        building.build(source)
+    source.write_text("include 'a..b/x.pxi'\ncdef extern from 'sys/k.h': pass\n#include <a/..b>\n")
+    assert building.build(source).is_file()
+
+
+@pytest.mark.parametrize(
+    ("stem", "name"),
+    [
+        ("1-2", "_1_2"),  # C wants an identifier
+        ("x" * 251, "x" * 100),
+        ("__init__", "plugin___init__"),
+        ("numpy", "plugin_numpy"),
+        ("cython", "plugin_cython"),
+        ("cpython", "plugin_cpython"),
+        ("dataflare", "plugin_dataflare"),
+        ("json", "plugin_json"),
+        ("not_empty", "not_empty"),
+    ],
+)
+def test_names_of_modules(compiled: list[bytes], tmp_path: Path, stem: str, name: str) -> None:
+    """They are those of the files, unless something else is called so."""
+    path = tmp_path / f"{stem}.pyx"
     path.write_text("source")
-    assert building.build(path).name.startswith("_1_2.")
+    assert building.build(path).name.partition(".")[0] == name
+
+
+@pytest.mark.parametrize("variable", ["CC", "CFLAGS", "LDFLAGS"])
+def test_a_variable_that_is_no_command(
+    compiled: list[bytes], source: Path, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    """It is named."""
+    monkeypatch.setenv(variable, "-DX='")
+    with pytest.raises(PluginConfigurationError, match=f'variable {variable} is "-DX=\'", which'):
+        building.build(source)
+
+
+def test_a_working_directory_that_is_gone(
+    compiled: list[bytes], source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is relative to it has no meaning, and the rest goes on."""
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert building.build(source).is_file()
+    for variable in ("CC", "DATAFLARE_CACHE"):
+        with monkeypatch.context() as patched:
+            patched.setenv(variable, "./here")
+            with pytest.raises(PluginConfigurationError, match=f"variable {variable} is './here'"):
+                building.build(source)
+
+
+def test_a_cache_that_cannot_be_entered(
+    compiled: list[bytes], source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sentence is that of one that cannot be written."""
+
+    def refuse(*arguments: object, **options: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(Path, "stat", refuse)  # the superuser can enter every one
+    monkeypatch.setattr(Path, "lstat", refuse)
+    with pytest.raises(PluginConfigurationError, match=r"the cache .*Permission denied"):
+        building._is_built(Path("/a/b/c/d"))
 
 
 def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """How plugins are written, and what is found so."""
 
+import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -65,7 +67,7 @@ def test_what_a_callable_takes_is_read_from_its_parameters() -> None:
         return {key: value for key, value in locals().items() if key not in ("rest", "more")}
 
     form = specs.named("made", make)
-    assert form.form == ("made[,share=SHARE][,word=WORD][,must=MUST]:FIRST:SECOND:THIRD:FLAG")
+    assert form.form == ("made[,share=SHARE][,word=WORD],must=MUST:FIRST:SECOND:THIRD:FLAG")
     recipe = form.source(["share=2", "word=7", "must=8"], "a:-3:c:false")
     assert recipe() == {
         "first": b"a",
@@ -81,7 +83,9 @@ def test_what_a_callable_takes_is_read_from_its_parameters() -> None:
         "a:1:c:yes": "FLAG is true or false, not 'yes'",
     }.items():
         with pytest.raises(PluginConfigurationError, match=sentence):
-            form.source([], text)
+            form.source(["must=1"], text)
+    with pytest.raises(PluginConfigurationError, match=r"it is written made.*,must=MUST:FIRST"):
+        form.source(["share=2"], "a:1:c:true")
 
     class Plain(dataflare.DataFlarePlugin):
         """A class on a compiled base, which has no signature."""
@@ -208,3 +212,89 @@ def test_a_file_that_fails_can_be_repaired(tmp_path: Path) -> None:
         places.load_place(f"{path}:y")
     with pytest.raises(PluginConfigurationError, match="there is no file"):
         places.load_place(f"{path.with_name('none.py')}:x")
+
+
+def test_no_two_files_are_taken_for_each_other(tmp_path: Path) -> None:
+    """Whatever their names are; and a file is what its links lead to."""
+    names = ["a.b/p", "a_b/p", "a%2Eb/p", "a__b/p", "a_.b/p"]
+    for name in names:
+        path = tmp_path / f"{name}.py"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f"x = {name!r}\nclass Class: pass\n")
+    assert [places.load_place(f"{tmp_path}/{name}.py:x") for name in names] == names
+    modules = [
+        sys.modules[places.load_place(f"{tmp_path}/{name}.py:Class").__module__] for name in names
+    ]
+    assert [module.x for module in modules] == names
+    assert not any("." in module.__name__ for module in modules)
+    (tmp_path / "link.py").symlink_to("a.b/p.py")
+    assert places.load_place(f"{tmp_path}/link.py:Class") is modules[0].Class
+    (tmp_path / "real").write_text("x = 'real'")
+    (tmp_path / "real.py").write_text("x = 'real.py'")
+    (tmp_path / "other.py").symlink_to("real")
+    assert places.load_place(f"{tmp_path}/other.py:x") == "real"
+    assert places.load_place(f"{tmp_path}/real.py:x") == "real.py"
+
+
+def test_what_fails_leaves_nothing_behind(tmp_path: Path) -> None:
+    """Half a module neither, when someone loses patience; the path of modules grows by one."""
+    path = tmp_path / "impatient.py"
+    before = [*sys.path]
+    for failure in ("raise KeyboardInterrupt", "1 / 0", "raise SystemExit"):
+        path.write_text(failure)
+        with pytest.raises((PluginConfigurationError, KeyboardInterrupt)):
+            places.load_place(f"{path}:x")
+    path.write_text("x = 'at last, and long enough to be another file'")
+    assert places.load_place(f"{path}:x").startswith("at last")
+    assert sys.path == [*before, str(tmp_path)]
+
+
+def test_a_file_that_loads_itself(tmp_path: Path) -> None:
+    """Gets what it has so far, as by an import; so do two that load each other."""
+    load = "from dataflare.places import load_place\nfirst = 1\n"
+    path = tmp_path / "itself.py"
+    path.write_text(f"{load}second = load_place({f'{path}:first'!r}) + 1\n")
+    assert places.load_place(f"{path}:second") == 2
+
+    paths = [tmp_path / "one.py", tmp_path / "other.py"]
+    places.both_begun = threading.Barrier(2)
+    for path, other in zip(paths, paths[::-1], strict=True):
+        path.write_text(
+            f"import dataflare.places\ndataflare.places.both_begun.wait(30)\n{load}"
+            f"second = load_place({f'{other}:first'!r}) + 1\n"
+        )
+    found: list[object] = []
+    run_threads(*[lambda p=path: found.append(places.load_place(f"{p}:second")) for path in paths])
+    del places.both_begun
+    assert found == [2, 2]
+
+
+@pytest.mark.parametrize("name", ["a\0b", "\ud800", "x" * 300])
+@pytest.mark.parametrize("kind", ["py", "pyx"])
+def test_what_no_file_can_be_called(name: str, kind: str) -> None:
+    """A sentence, and no error of another type."""
+    if kind == "pyx" and dataflare.backend != "cython":
+        pytest.skip("there are none")
+    with pytest.raises(PluginConfigurationError):
+        places.load_place(f"{name}.{kind}:x")
+
+
+def test_no_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that is named from there is not found."""
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    with pytest.raises(PluginConfigurationError, match=r"'x\.py' is not the path of a file"):
+        places.load_place("x.py:x")
+    (tmp_path / "there.py").write_text("x = 1")
+    assert places.load_place(f"{tmp_path}/there.py:x") == 1
+
+
+def test_an_entry_point_is_no_file(site: Path) -> None:
+    """Also when its module is called so."""
+    (site / "withpy").mkdir()
+    (site / "withpy" / "__init__.py").touch()
+    (site / "withpy" / "py.py").write_text("import dataflare\nx = dataflare.plugins.Upper\n")
+    install(site, "withpy", "upperpy = withpy.py:x\n")
+    assert specs.find_source("upperpy")() is not None
