@@ -339,7 +339,7 @@ def test_a_plugin_in_python_can_be_isolated():
     ("arguments", "kind", "sentence"),
     [
         ({"plugin": 1}, TypeError, "a plugin must be a plugin, a class or factory"),
-        ({"plugin": "no_such_module:x"}, dataflare.PluginConfigurationError, "cannot be loaded"),
+        ({"plugin": "no.such:x"}, dataflare.PluginConfigurationError, "cannot be loaded"),
         ({"only": "nothing"}, ValueError, "there is no property 'nothing'; there are "),
         ({"skip": ["nothing"]}, ValueError, "there is no property 'nothing'; there are "),
         ({"examples": -1}, ValueError, "examples must be 0 or more, not -1"),
