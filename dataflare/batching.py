@@ -18,7 +18,7 @@ from dataflare._backend import (
     run_record,
 )
 from dataflare.config import BatchConfig
-from dataflare.errors import PluginConfigurationError
+from dataflare.errors import PluginConfigurationError, refuse_coroutine
 from dataflare.tuner import next_batch_size
 from dataflare.types import PluginInfo
 
@@ -107,6 +107,7 @@ class BatchPlugin(DataFlarePlugin):
     def process(self, record: PluginRecord) -> PluginResult:
         """Process a batch of this record alone."""
         result = self.process_batch(RecordBatch.from_records([record]))
+        refuse_coroutine(result, "process_batch")
         if result.errors:
             raise result.errors[0][1]
         return result.results[0]

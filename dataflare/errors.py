@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Coroutine
 from contextlib import suppress
+from types import CoroutineType
+from typing import Any
 
 __all__ = [
     "CircuitOpenError",
@@ -132,6 +135,18 @@ def sentence_of(error: BaseException) -> str:
     except Exception:
         text = ""
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def coroutine_error(outcome: Coroutine[Any, Any, Any], what: str) -> PluginProcessingError:
+    """What becomes of a record whose plugin is written for asyncio, which nobody runs here."""
+    outcome.close()  # else Python warns, at each record, that nobody awaits it
+    return PluginProcessingError(f"{what} is a coroutine: it must be a plain function")
+
+
+def refuse_coroutine(outcome: object, what: str) -> None:
+    """Raise if that is what a plugin returned."""
+    if isinstance(outcome, CoroutineType):
+        raise coroutine_error(outcome, what)
 
 
 def drop_frames(error: BaseException) -> None:

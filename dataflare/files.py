@@ -239,6 +239,8 @@ class OutputFile:
     """
 
     def __init__(self, path: str) -> None:
+        if not path:
+            raise OSError(errno.ENOENT, "the name of the output is empty")
         self.name = "standard output" if path == STANDARD else path
         self.size = 0
         self.kept: str | None = None
@@ -251,8 +253,7 @@ class OutputFile:
         if path in _STANDARD_OUTPUTS:
             return os.dup(_STANDARD_OUTPUTS[path])
         if not os.path.basename(path):
-            number = errno.EISDIR if path else errno.ENOENT
-            raise OSError(number, os.strerror(number))
+            raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
         try:
             mode = os.stat(path).st_mode
         except FileNotFoundError:
@@ -264,7 +265,7 @@ class OutputFile:
         target = os.path.realpath(path)  # of a link, what it leads to is replaced
         directory = os.path.dirname(target)
         if not os.path.isdir(directory):
-            raise OSError(errno.ENOENT, f"There is no directory {directory}")
+            raise OSError(errno.ENOENT, f"there is no directory {directory}")
         ending = os.fsencode(f".{os.urandom(4).hex()}.partial")
         # Names are limited in length; what does not fit is cut off.
         name = os.fsencode(os.path.basename(target))[: _LONGEST_NAME - len(ending)] + ending

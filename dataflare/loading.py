@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from typing import TYPE_CHECKING
 
 from dataflare._backend import DataFlarePlugin, NativePlugin
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from dataflare import specs as _specs
 else:
     _specs = Later("dataflare.specs")
+
+# What a class in Cython says, which shows its arguments to nobody before.
+_TOO_FEW = re.compile(r"^__c?init__\(\) takes .* \(0 given\)$")
 
 __all__ = ["find_plugin", "make_plugin", "new_plugin"]
 
@@ -119,6 +123,13 @@ def _is_c_function(value: object) -> bool:
     )
 
 
+def _needs(name: str, what: str) -> str:
+    return (
+        f"{name} needs {what}: name a function that makes it, such as: "
+        f"def make(): return {name}(...)"
+    )
+
+
 def _call(factory: object) -> DataFlarePlugin:
     if not callable(factory):
         raise TypeError(
@@ -133,7 +144,10 @@ def _call(factory: object) -> DataFlarePlugin:
         )
     try:
         inspect.signature(factory).bind()
-    except TypeError:
+    except TypeError as error:
+        if isinstance(factory, type):
+            missing = str(error).rpartition(": ")[2]
+            raise TypeError(_needs(name, f"the argument {missing}")) from None
         raise TypeError(
             f"{name} cannot be called without arguments: give an instance, or, if it is the "
             f"function itself, decorate it with dataflare.map_plugin or dataflare.filter_plugin"
@@ -145,11 +159,15 @@ def _call(factory: object) -> DataFlarePlugin:
     except PluginError:
         raise
     except (Exception, SystemExit) as error:
+        if isinstance(factory, type) and _TOO_FEW.search(str(error)):
+            raise TypeError(_needs(name, "arguments")) from None
         raise PluginInitializationError(
             f"{name} failed to make a plugin: {type(error).__name__}: {error}"
         ) from error
     if not isinstance(made, DataFlarePlugin):
         if any(base.__name__.startswith("NativePluginABI") for base in type(made).__mro__):
             NativePlugin()  # of the pure backend, which cannot run it, and says what to do
+        if isinstance(factory, type):
+            raise TypeError(f"{name} is not derived from DataFlarePlugin")
         raise TypeError(f"{name} made {type(made).__name__}, not a plugin")
     return made

@@ -179,7 +179,7 @@ class ReportFile:
             )
         if ending == ".html" and not all(map(find_spec, ("jinja2", "pygal"))):
             raise PluginConfigurationError(
-                "a report as a page needs the extra: pip install 'dataflare[report]'"
+                "a report as a page needs an extra: pip install 'dataflare[report]'"
             )
         self._form = _FORMS[ending]
         self._written = False

@@ -11,11 +11,15 @@ is both is the name: `dataflare plugins` shows the names, and a place can be wri
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import os
 import re
+import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from dataflare import plugins
@@ -32,6 +36,7 @@ else:
 __all__ = ["BUILTINS", "NamedPlugin", "find_source", "is_name", "named"]
 
 _NAME = re.compile(r"[^\W_][\w-]*")
+_IN_FILE = re.compile(r".+\.pyx?:[^:]+:", re.DOTALL)
 _UP_TO_COLON = re.compile(r"((?:\\.|[^:\\])*):", re.DOTALL)
 _ESCAPED = re.compile(r"\\([:\\])")
 
@@ -46,7 +51,7 @@ def _truth(value: str) -> bool:
     try:
         return {"true": True, "false": False}[value]
     except KeyError:
-        raise ValueError("neither true nor false") from None
+        raise ValueError(value) from None
 
 
 _READERS: dict[str, Reader] = {
@@ -56,6 +61,9 @@ _READERS: dict[str, Reader] = {
     "float": float,
     "bool": _truth,
 }
+
+
+_KINDS: dict[Reader, str] = {int: "a whole number", float: "a number", _truth: "true or false"}
 
 
 @dataclass(frozen=True)
@@ -120,6 +128,8 @@ class NamedPlugin:
         names = ("ARGUMENT",) * (text is not None) if self.is_open else self.arguments
         texts = _split(text, len(names))
         known = {option.partition("=")[0] for option in self.options}
+        if text is not None and not (self.is_open or self.arguments or self.options or options):
+            raise PluginConfigurationError(f"{self.name} takes no argument")
         if (
             texts is None
             or not self.required <= given.keys()
@@ -133,9 +143,14 @@ class NamedPlugin:
         )
 
     def _read(self, name: str, text: str, default: Reader) -> object:
+        reader = self.readers.get(name, default)
         try:
-            return self.readers.get(name, default)(text)
+            return reader(text)
         except ValueError as error:
+            if reader in _KINDS:
+                raise PluginConfigurationError(
+                    f"{name} is {_KINDS[reader]}, not {text!r}"
+                ) from error
             raise PluginConfigurationError(f"{name} cannot be {text!r}: {error}") from error
 
 
@@ -225,17 +240,54 @@ def find_source(spec: str) -> object:
         if found := installed.find(name):
             source = found.load()
             if isinstance(source, DataFlarePlugin) or not callable(source):
-                if options or colon:
+                if options:
                     raise PluginConfigurationError(f"it is written {name}")
+                if colon:
+                    raise PluginConfigurationError(f"{name} takes no argument")
                 return source
             return named(name, source).source(options, arguments)
         problems = installed.unreadable
-    if colon:
-        return load_place(spec)
-    raise PluginConfigurationError(
-        "it is neither one that 'dataflare plugins' lists nor module:attribute, "
-        "file.py:attribute or file.pyx:class" + "".join(f"; {problem}" for problem in problems)
-    )
+    where = spec.rpartition(":")[0]  # the path of a file may have colons
+    in_file = where.endswith((".py", ".pyx"))
+    if is_name(name) and not in_file and not (colon and _is_module(name)):
+        kinds = "neither a plugin nor a module" if colon else "no plugin"
+        raise PluginConfigurationError(
+            f"there is {kinds} {name!r}{_suggestion(name)} 'dataflare plugins' lists the names"
+            + "".join(f"; {problem}" for problem in problems)
+        )
+    if not colon and spec.endswith((".py", ".pyx")):
+        raise PluginConfigurationError(f"{spec} is a file: say which plugin in it, as {spec}:NAME")
+    if not colon:
+        raise PluginConfigurationError(
+            "it is neither one that 'dataflare plugins' lists nor module:attribute, "
+            "file.py:attribute or file.pyx:class"
+        )
+    if _IN_FILE.match(spec) and not in_file:
+        raise PluginConfigurationError(
+            "a plugin in a file takes no arguments: write a function in it that makes the plugin, "
+            "or give it a name by a package"
+        )
+    found_there = load_place(spec)
+    if not isinstance(found_there, DataFlarePlugin) and not callable(found_there):
+        kind = type(found_there).__name__
+        article = "an" if kind[0].lower() in "aeiou" else "a"
+        raise PluginConfigurationError(
+            f"{spec} is {article} {kind}: neither a plugin nor a class or function that makes one"
+        )
+    return found_there
+
+
+def _is_module(name: str) -> bool:
+    with suppress(ValueError):  # one that was made by hand, and does not say where it comes from
+        return name in sys.modules or find_spec(name) is not None
+    return True
+
+
+def _suggestion(name: str) -> str:
+    """What may have been meant, as a part of a sentence."""
+    names = [*BUILTINS, *(plugin.name for plugin in _discovery.read_installed().plugins)]
+    close = difflib.get_close_matches(name, names, 1)
+    return f"; did you mean {close[0]!r}?" if close else ":"
 
 
 def named(name: str, plugin: Callable[..., object]) -> NamedPlugin:
@@ -266,12 +318,14 @@ def named(name: str, plugin: Callable[..., object]) -> NamedPlugin:
         shown = parameter.name.upper()
         is_needed = parameter.default is parameter.empty
         is_argument = is_needed and parameter.kind is not parameter.KEYWORD_ONLY
+        reader = _reader(parameter.annotation)
+        values = "true|false" if reader is _truth else shown
         (arguments if is_argument else options).append(
-            shown if is_argument else f"{parameter.name}={shown}"
+            shown if is_argument else f"{parameter.name}={values}"
         )
         if is_needed and not is_argument:
             required.add(parameter.name)
-        if reader := _reader(parameter.annotation):
+        if reader:
             readers[shown if is_argument else parameter.name] = reader
     return NamedPlugin(name, plugin, tuple(arguments), tuple(options), readers, frozenset(required))
 

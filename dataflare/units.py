@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["duration", "short", "size"]
+__all__ = ["counted", "duration", "short", "size"]
 
 _SIZES = ("B", "kB", "MB", "GB", "TB")
 _PREFIXES = ("", "k", "M", "G", "T")
@@ -26,6 +26,11 @@ def short(number: float) -> str:
     """A number for little space, such as ``12.5k``."""
     scaled, prefix = _scaled(number, _PREFIXES)
     return f"{scaled:.3g}{prefix}"
+
+
+def counted(count: int, noun: str) -> str:
+    """A number of things, such as ``1 record`` and ``2 records``."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def duration(seconds: float) -> str:

@@ -33,6 +33,7 @@ from dataflare._compiled.kernels cimport (
 from dataflare._compiled.record cimport view_of
 
 from dataflare._later import Later
+from dataflare.units import counted
 
 cdef extern from "Python.h":
     const char *PyUnicode_AsUTF8AndSize(object text, Py_ssize_t *size) except NULL
@@ -417,8 +418,8 @@ cdef class RecordBatch:
             values.append(repr(raw) + ("..." if size > SHOWN_BYTES else ""))
         if length > SHOWN_VALUES:
             values.append("...")
-        records = "1 record" if length == 1 else f"{length} records"
-        return f"RecordBatch({records}, {self.nbytes} bytes: [{', '.join(values)}])"
+        records, size = counted(length, "record"), counted(self.nbytes, "byte")
+        return f"RecordBatch({records}, {size}: [{', '.join(values)}])"
 
     def __reduce__(self):
         return _batch, (

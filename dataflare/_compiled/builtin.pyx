@@ -18,7 +18,7 @@ from dataflare._compiled.types cimport (
 
 import re
 
-from dataflare.errors import PluginConfigurationError
+from dataflare.errors import PluginConfigurationError, PluginProcessingError
 from dataflare.types import PluginInfo, PluginType
 
 cdef extern from "Python.h":
@@ -383,10 +383,10 @@ cdef class Regex(NativePluginABI1):
             compiled = re.compile(self.pattern, flags)
         except (re.error, ValueError) as error:
             raise PluginConfigurationError(
-                f"{self.pattern!r} is not a regular expression: {error}"
+                f"{shown(self.pattern)} is not a regular expression: {error}"
             ) from error
         if group is not None and group not in (*range(compiled.groups + 1), *compiled.groupindex):
-            raise PluginConfigurationError(f"{self.pattern!r} has no group {group!r}")
+            raise PluginConfigurationError(f"{shown(self.pattern)} has no group {group!r}")
         self.search = compiled.search
 
     def info(self):
@@ -489,6 +489,11 @@ cdef class JsonField(NativePluginABI1):
         return df_commit(out, text.size)
 
 
+def shown(pattern):
+    """A pattern as it was written, most likely: as text."""
+    return repr(pattern.decode(errors="backslashreplace"))
+
+
 def field_decoders(name):
     """Functions from a JSON text to an object with the raw `field`, and from one to a string."""
     try:
@@ -501,7 +506,15 @@ def field_decoders(name):
     shape = msgspec.defstruct(
         "Shape", [("field", msgspec.Raw, None)], rename={"field": name}
     )
-    return msgspec.json.Decoder(shape).decode, msgspec.json.Decoder(str).decode
+    decode = msgspec.json.Decoder(shape).decode
+
+    def decode_object(value):
+        try:
+            return decode(value)
+        except msgspec.ValidationError as error:  # it says that for programmers
+            raise PluginProcessingError("the value is not a JSON object") from error
+
+    return decode_object, msgspec.json.Decoder(str).decode
 
 
 def simd_level():

@@ -222,6 +222,15 @@ cdef void compact(Run *run, char *mark) noexcept nogil:
 
 
 @cython.final
+cdef str not_a_member(object value):
+    """Why something that is no plugin cannot be in a chain."""
+    if isinstance(value, type) and issubclass(value, DataFlarePlugin):
+        return f"{value.__name__} is a class: give an instance, {value.__name__}()"
+    if isinstance(value, (list, tuple)):
+        return "give the plugins one by one: Chain(*plugins)"
+    return f"a chain is made of plugins, not of {type(value).__name__}"
+
+
 cdef class Chain(DataFlarePlugin):
     """Several plugins, one after the other.
 
@@ -251,7 +260,7 @@ cdef class Chain(DataFlarePlugin):
             elif isinstance(plugin, DataFlarePlugin):
                 flat.append(plugin)
             else:
-                raise TypeError(f"a chain is made of plugins, not of {type(plugin).__name__}")
+                raise TypeError(not_a_member(plugin))
         self.plugins = tuple(flat)
         self.stages = fuse(flat)
         self.stage_ns = <int64_t *>PyMem_RawCalloc(len(self.stages), sizeof(int64_t))

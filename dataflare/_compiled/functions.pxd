@@ -16,3 +16,4 @@ cdef class FilterPlugin(DataFlarePlugin):
 
 
 cdef bytes as_bytes(object data)
+cdef bint as_truth(object answer) except -1

@@ -5,7 +5,7 @@ from dataflare._compiled.record cimport PluginResult
 import functools
 
 from dataflare._compiled.plugin import first_line
-from dataflare.errors import PluginProcessingError
+from dataflare.errors import PluginProcessingError, refuse_coroutine
 from dataflare.types import PluginInfo, PluginType
 
 
@@ -51,8 +51,8 @@ cdef class FilterPlugin(DataFlarePlugin):
 
     def process(self, record):
         """Whether the record goes on."""
-        return PluginResult.skip() if self.function(plain(record.value)) \
-            else PluginResult.filtered()
+        keep = as_truth(self.function(plain(record.value)))
+        return PluginResult.skip() if keep else PluginResult.filtered()
 
     def info(self):
         """Name and docstring of the function."""
@@ -86,7 +86,17 @@ cdef bytes as_bytes(object data):
         return data
     if isinstance(data, (bytes, bytearray, memoryview)):
         return bytes(data)
+    refuse_coroutine(data, "the function")
     raise PluginProcessingError(f"the function returned {type(data).__name__}, not bytes")
+
+
+cdef bint as_truth(object answer) except -1:
+    """Whether a filter function keeps the record."""
+    if answer is None:  # most likely, nothing was returned at all
+        raise PluginProcessingError("the function returned NoneType, not bool")
+    if type(answer) is not bool:
+        refuse_coroutine(answer, "the function")
+    return bool(answer)
 
 
 def map_plugin(function=None, /, *, name=None, thread_safe=False):

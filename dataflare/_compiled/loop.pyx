@@ -14,7 +14,7 @@ from dataflare._compiled.arena cimport Arena
 from dataflare._compiled.batch cimport NO_VALUE, RecordBatch, from_columns, new_views
 from dataflare._compiled.chain cimport Chain
 from dataflare._compiled.clock cimport Pace, begin_pace, is_late, nanoseconds, next_lap
-from dataflare._compiled.functions cimport FilterPlugin, MapPlugin, as_bytes
+from dataflare._compiled.functions cimport FilterPlugin, MapPlugin, as_bytes, as_truth
 from dataflare._compiled.output cimport Output, leave_undecided, plugin_name
 from dataflare._compiled.plugin cimport NativePluginABI1, process_single
 from dataflare._compiled.pool cimport MemoryPool
@@ -27,7 +27,9 @@ from dataflare._compiled.types cimport (
     DF_ERROR, DF_FILTERED, DF_SKIP, DF_SUCCESS, df_batch, df_output, df_view
 )
 
-from dataflare.errors import TOO_LATE, PluginError, PluginProcessingError, PluginTimeoutError
+from dataflare.errors import (
+    TOO_LATE, PluginError, PluginProcessingError, PluginTimeoutError, refuse_coroutine,
+)
 
 cdef extern from "Python.h":
     void PyObject_GC_UnTrack(PyObject *item)
@@ -277,7 +279,7 @@ cdef BatchResult run_filter(FilterPlugin plugin, RecordBatch batch, MemoryPool p
         try:
             while i < length and not is_late(&pace):
                 value = batch.value_at(i)
-                if function(value):
+                if as_truth(function(value)):
                     if objects is not None:
                         objects.append(value)
                     values[kept] = batch.columns.values[i]
@@ -342,6 +344,7 @@ cdef BatchResult run_whole(object plugin, RecordBatch batch):
     try:
         result = plugin.process_batch(batch)
         if not isinstance(result, BatchResult) or (<BatchResult>result).output is None:
+            refuse_coroutine(result, "process_batch")
             raise PluginProcessingError(
                 f"process_batch returned {type(result).__name__}, not a BatchResult"
             )

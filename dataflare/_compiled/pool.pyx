@@ -33,6 +33,7 @@ from dataflare._ledger import open_ledger
 from dataflare.config import MemoryPoolConfig, seconds
 from dataflare.errors import PluginMemoryError
 from dataflare.types import BufferSize, ClassStats, PoolStats
+from dataflare.units import counted
 
 cdef extern from *:
     """
@@ -638,9 +639,9 @@ cdef class Buffer:
 
     def __repr__(self):
         if self.home:
-            return f"Buffer({self.length} bytes, returned)"
+            return f"Buffer({counted(self.length, 'byte')}, returned)"
         kind = "unpooled" if self.slab.index < 0 else BufferSize(self.slab.capacity).name
-        return f"Buffer({self.length} bytes, {kind})"
+        return f"Buffer({counted(self.length, 'byte')}, {kind})"
 
     def __getbuffer__(self, Py_buffer *view, int flags):
         self.check_usable()

@@ -15,7 +15,10 @@ from dataflare._compiled.batch cimport (
 from dataflare._compiled.types cimport DF_ERROR, DF_FILTERED, DF_SKIP, DF_SUCCESS, df_view
 
 from dataflare._later import Later
-from dataflare.errors import PluginError, PluginProcessingError, drop_frames, sentence_of
+from dataflare.errors import (
+    PluginError, PluginProcessingError, drop_frames, refuse_coroutine, sentence_of,
+)
+from dataflare.units import counted
 
 arrow = Later("dataflare._compiled.arrow")
 
@@ -311,7 +314,7 @@ cdef class BatchResult:
 
     def __repr__(self):
         return (
-            f"BatchResult({self.total} records: {self.counts[DF_SUCCESS]} success, "
+            f"BatchResult({counted(self.total, 'record')}: {self.counts[DF_SUCCESS]} success, "
             f"{self.counts[DF_FILTERED]} filtered, {self.counts[DF_SKIP]} skipped, "
             f"{self.counts[DF_ERROR]} failed)"
         )
@@ -370,7 +373,7 @@ cdef class Results:
         return self.result.result_at(i)
 
     def __repr__(self):
-        return f"<{self.result.total} results: {self.result!r}>"
+        return f"<{counted(self.result.total, 'result')}: {self.result!r}>"
 
 
 Sequence.register(Results)
@@ -388,6 +391,7 @@ cdef object as_plugin_error(object error, object plugin):
 
 
 cdef int raise_wrong_type(object outcome) except -1:
+    refuse_coroutine(outcome, "process")
     raise PluginProcessingError(
         f"the plugin returned {type(outcome).__name__}, not a PluginResult"
     )

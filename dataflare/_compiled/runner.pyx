@@ -235,7 +235,7 @@ cdef class PluginRunner:
         name = plugin_name(self.plugins[0])
         if self.stopped:
             raise RunnerStoppedError("the plugin is not in service any more", plugin=name)
-        raise PluginDisabledError("the plugin is disabled", plugin=name)
+        raise PluginDisabledError(f"the plugin {name!r} is disabled", plugin=name)
 
     cdef Py_ssize_t wait(self, bint admitted) except -2:
         """Wait in line for a slot; -1: not let in any more."""

@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from dataflare._later import Later
 from dataflare._pure.record import Metadata, PluginRecord, flat, read_only_mapping, require
+from dataflare.units import counted
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -469,8 +470,8 @@ class RecordBatch:
         ]
         if len(self) > _SHOWN_VALUES:
             values.append("...")
-        records = "1 record" if len(self) == 1 else f"{len(self)} records"
-        return f"RecordBatch({records}, {self.nbytes} bytes: [{', '.join(values)}])"
+        records, size = counted(len(self), "record"), counted(self.nbytes, "byte")
+        return f"RecordBatch({records}, {size}: [{', '.join(values)}])"
 
     def __reduce__(self) -> tuple[object, ...]:
         return _batch, (

@@ -170,12 +170,12 @@ class Regex(_Builtin):
             compiled = re.compile(self.pattern, flags)
         except (re.error, ValueError) as error:
             raise PluginConfigurationError(
-                f"{self.pattern!r} is not a regular expression: {error}"
+                f"{shown(self.pattern)} is not a regular expression: {error}"
             ) from error
         if group is None:
             self._plugin_type = PluginType.FILTER
         elif group not in (*range(compiled.groups + 1), *compiled.groupindex):
-            raise PluginConfigurationError(f"{self.pattern!r} has no group {group!r}")
+            raise PluginConfigurationError(f"{shown(self.pattern)} has no group {group!r}")
         self._search = compiled.search
 
     def _apply(self, value: bytes) -> PluginResult:
@@ -241,6 +241,11 @@ class JsonField(_Builtin):
         return f"JsonField({self.name!r}{extra})"
 
 
+def shown(pattern: bytes) -> str:
+    """A pattern as it was written, most likely: as text."""
+    return repr(pattern.decode(errors="backslashreplace"))
+
+
 def _field_decoders(name: str) -> tuple[Callable[[bytes], Any], Callable[[bytes], str]]:
     """Functions from a JSON text to an object with the raw `field`, and from one to a string."""
     try:
@@ -251,7 +256,15 @@ def _field_decoders(name: str) -> tuple[Callable[[bytes], Any], Callable[[bytes]
         ) from None
     # Only the field is decoded: msgspec skips over the others.
     shape = msgspec.defstruct("Shape", [("field", msgspec.Raw, None)], rename={"field": name})
-    return msgspec.json.Decoder(shape).decode, msgspec.json.Decoder(str).decode
+    decode = msgspec.json.Decoder(shape).decode
+
+    def decode_object(value: bytes) -> Any:
+        try:
+            return decode(value)
+        except msgspec.ValidationError as error:  # it says that for programmers
+            raise PluginProcessingError("the value is not a JSON object") from error
+
+    return decode_object, msgspec.json.Decoder(str).decode
 
 
 def simd_level() -> str:

@@ -11,6 +11,15 @@ from dataflare._pure.result import raise_plugin_error, wrong_type
 from dataflare.types import PluginInfo
 
 
+def not_a_member(value: object) -> str:
+    """Why something that is no plugin cannot be in a chain."""
+    if isinstance(value, type) and issubclass(value, DataFlarePlugin):
+        return f"{value.__name__} is a class: give an instance, {value.__name__}()"
+    if isinstance(value, (list, tuple)):
+        return "give the plugins one by one: Chain(*plugins)"
+    return f"a chain is made of plugins, not of {type(value).__name__}"
+
+
 class Chain(DataFlarePlugin):
     """Several plugins, one after the other.
 
@@ -39,7 +48,7 @@ class Chain(DataFlarePlugin):
             elif isinstance(plugin, DataFlarePlugin):
                 flat.append(plugin)
             else:
-                raise TypeError(f"a chain is made of plugins, not of {type(plugin).__name__}")
+                raise TypeError(not_a_member(plugin))
         self.plugins: tuple[DataFlarePlugin, ...] = tuple(flat)
         self.stages = self.plugins
         self._stage_ns = [0] * len(flat)

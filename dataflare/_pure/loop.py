@@ -18,6 +18,7 @@ from dataflare._pure.plugin import (
     FilterPlugin,
     MapPlugin,
     as_bytes,
+    as_truth,
     plugin_name,
 )
 from dataflare._pure.pool import MemoryPool
@@ -31,7 +32,13 @@ from dataflare._pure.result import (
     record_error,
     wrong_type,
 )
-from dataflare.errors import TOO_LATE, PluginError, PluginProcessingError, PluginTimeoutError
+from dataflare.errors import (
+    TOO_LATE,
+    PluginError,
+    PluginProcessingError,
+    PluginTimeoutError,
+    refuse_coroutine,
+)
 
 _Item = TypeVar("_Item")
 _LAP = 4  # records of a chain between two looks at the clock
@@ -162,7 +169,7 @@ def _run_map(plugin: MapPlugin, gathering: Gathering, deadline: float) -> None:
 def _run_filter(plugin: FilterPlugin, gathering: Gathering, deadline: float) -> None:
     for value in _in_time(gathering.batch.to_pylist(), deadline):
         try:
-            keep = bool(plugin.function(value))
+            keep = as_truth(plugin.function(value))
         except Exception as error:
             gathering.fail(record_error(error, plugin.name))
         else:
@@ -193,6 +200,7 @@ def _run_whole(plugin: DataFlarePlugin, batch: RecordBatch) -> BatchResult:
     try:
         result = plugin.process_batch(batch)  # type: ignore[attr-defined]
         if not isinstance(result, BatchResult) or not hasattr(result, "_status"):
+            refuse_coroutine(result, "process_batch")
             raise PluginProcessingError(
                 f"process_batch returned {type(result).__name__}, not a BatchResult"
             )

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, overload
 
 from dataflare._pure.record import PluginRecord, PluginResult, require
-from dataflare.errors import PluginConfigurationError, PluginProcessingError
+from dataflare.errors import PluginConfigurationError, PluginProcessingError, refuse_coroutine
 from dataflare.types import PluginInfo, PluginState, PluginType
 
 
@@ -225,7 +225,7 @@ class FilterPlugin(_FunctionPlugin):
 
     def process(self, record: PluginRecord) -> PluginResult:
         """Whether the record goes on."""
-        keep = self.function(plain(record.value))
+        keep = as_truth(self.function(plain(record.value)))
         return PluginResult.skip() if keep else PluginResult.filtered()
 
     def __repr__(self) -> str:
@@ -242,7 +242,17 @@ def as_bytes(data: object) -> bytes:
         return data
     if isinstance(data, (bytes, bytearray, memoryview)):
         return bytes(data)
+    refuse_coroutine(data, "the function")
     raise PluginProcessingError(f"the function returned {type(data).__name__}, not bytes")
+
+
+def as_truth(answer: object) -> bool:
+    """Whether a filter function keeps the record."""
+    if answer is None:  # most likely, nothing was returned at all
+        raise PluginProcessingError("the function returned NoneType, not bool")
+    if type(answer) is not bool:
+        refuse_coroutine(answer, "the function")
+    return bool(answer)
 
 
 @overload

@@ -37,6 +37,7 @@ from dataflare._pure.guard import MARGIN, POISON, Guard, Memory, stride_of
 from dataflare.config import MemoryPoolConfig, seconds
 from dataflare.errors import PluginMemoryError
 from dataflare.types import BufferSize, ClassStats, Loan, PoolStats
+from dataflare.units import counted
 
 _SIZES = tuple(BufferSize)
 _OVERSIZE = len(_SIZES)  # where requests larger than HUGE are counted
@@ -567,9 +568,9 @@ class Buffer(Exporter):
 
     def __repr__(self) -> str:
         if self.returned:
-            return f"Buffer({self._length} bytes, returned)"
+            return f"Buffer({counted(self._length, 'byte')}, returned)"
         kind = "unpooled" if self.size_class is None else self.size_class.name
-        return f"Buffer({self._length} bytes, {kind})"
+        return f"Buffer({counted(self._length, 'byte')}, {kind})"
 
     def __buffer__(self, flags: int, /) -> memoryview:
         with _lock:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
+from types import CoroutineType
 from typing import Any, NoReturn, SupportsIndex, cast, final, overload
 
 import numpy as np
@@ -26,9 +27,11 @@ from dataflare.errors import (
     PluginError,
     PluginMemoryError,
     PluginProcessingError,
+    coroutine_error,
     drop_frames,
     sentence_of,
 )
+from dataflare.units import counted
 
 _arrow = Later("dataflare._pure.arrow")
 
@@ -310,7 +313,7 @@ class BatchResult:
 
     def __repr__(self) -> str:
         return (
-            f"BatchResult({len(self)} records: {self.success_count} success, "
+            f"BatchResult({counted(len(self), 'record')}: {self.success_count} success, "
             f"{self.filtered_count} filtered, {self.skipped_count} skipped, "
             f"{self.error_count} failed)"
         )
@@ -367,7 +370,7 @@ class _Results:
         return self._result._result_at(i)
 
     def __repr__(self) -> str:
-        return f"<{len(self)} results: {self._result!r}>"
+        return f"<{counted(len(self), 'result')}: {self._result!r}>"
 
 
 Sequence.register(_Results)
@@ -408,6 +411,8 @@ def raise_plugin_error(error: Exception, plugin: str | None) -> NoReturn:
 
 
 def wrong_type(outcome: object) -> PluginProcessingError:
+    if isinstance(outcome, CoroutineType):
+        return coroutine_error(outcome, "process")
     return PluginProcessingError(
         f"the plugin returned {type(outcome).__name__}, not a PluginResult"
     )

@@ -239,7 +239,7 @@ class PluginRunner:
         name = plugin_name(self.plugin)
         if self._stopped:
             raise RunnerStoppedError("the plugin is not in service any more", plugin=name)
-        raise PluginDisabledError("the plugin is disabled", plugin=name)
+        raise PluginDisabledError(f"the plugin {name!r} is disabled", plugin=name)
 
     def _wait(self, admitted: bool) -> _Slot | None:
         """Take a slot, or wait in line for one; None: not let in any more."""

@@ -10,7 +10,7 @@ def main() -> None:
     if sys.stderr is None:  # closed by who started the process
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     if not all(map(find_spec, ("typer", "rich", "msgspec"))):
-        sys.exit("dataflare: the command line needs the extra: pip install 'dataflare[cli]'")
+        sys.exit("dataflare: the command line needs an extra: pip install 'dataflare[cli]'")
     from dataflare.cli.app import app
 
     app()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import enum
 import platform
-from typing import Annotated
+import re
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 import dataflare
 
@@ -20,6 +22,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+class Command(TyperCommand):
+    """A command whose usage is written as elsewhere: some versions of Typer put NAME in braces."""
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """The parts of the line of usage."""
+        return [re.sub(r"^\{(.*)\}$", r"\1", part) for part in super().collect_usage_pieces(ctx)]
 
 
 class Format(enum.StrEnum):
@@ -55,7 +65,7 @@ def main(
     """Run records through plugins, at columnar speed."""
 
 
-@app.command(no_args_is_help=True)
+@app.command(cls=Command, no_args_is_help=True)
 def run(
     plugins: Annotated[
         list[str],
@@ -70,7 +80,7 @@ def run(
     inputs: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="INPUT", help="Files to read; standard input if there is none, or for -."
+            metavar="[INPUT]...", help="Files to read; standard input if there is none, or for -."
         ),
     ] = None,
     output: Annotated[
@@ -174,7 +184,7 @@ def run(
     raise typer.Exit(run_job(options))
 
 
-@app.command(no_args_is_help=True)
+@app.command(cls=Command, no_args_is_help=True)
 def check(
     plugin: Annotated[
         str,
@@ -184,6 +194,20 @@ def check(
             "file.pyx:class.",
         ),
     ],
+    records: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Records that the plugin is made for, one in a line: tried besides the others.",
+            show_default=False,
+        ),
+    ] = None,
+    config: Annotated[
+        str | None,
+        typer.Option(
+            metavar="JSON", help="What its initialize gets: a JSON object.", show_default=False
+        ),
+    ] = None,
     examples: Annotated[
         int, typer.Option(metavar="N", min=1, help="How many batches to make up.")
     ] = 50,
@@ -193,7 +217,7 @@ def check(
     ] = None,
     skip: Annotated[
         list[str] | None,
-        typer.Option(metavar="PROPERTY", help="Leave this property out; the same."),
+        typer.Option(metavar="PROPERTY", help="Leave this property out; may be given repeatedly."),
     ] = None,
     not_deterministic: Annotated[
         bool,
@@ -203,6 +227,10 @@ def check(
     ] = False,
     stateful: Annotated[
         bool, typer.Option("--stateful", help="A result may depend on the records before.")
+    ] = False,
+    whole_batch: Annotated[
+        bool,
+        typer.Option("--whole-batch", help="A result may depend on the other records of a batch."),
     ] = False,
     distributed: Annotated[
         bool, typer.Option("--distributed", help="The plugin is sent to other processes.")
@@ -231,6 +259,9 @@ def check(
         skip=skip or [],
         deterministic=not not_deterministic,
         stateful=stateful,
+        whole_batch=whole_batch,
+        records=records,
+        config=config,
         distributed=distributed,
         timeout=timeout,
         as_json=as_json,
@@ -238,7 +269,7 @@ def check(
     raise typer.Exit(check(options))
 
 
-@app.command(no_args_is_help=True)
+@app.command(cls=Command, no_args_is_help=True)
 def new(
     name: Annotated[
         str, typer.Argument(metavar="NAME", help="Of the package, and of the directory to make.")
@@ -250,8 +281,8 @@ def new(
 ) -> None:
     """Make a package with a plugin, to begin with.
 
-    It can be installed, has tests that check the plugin, and gives it the name NAME wherever a
-    plugin is named.
+    It can be installed, has tests that check the plugin, and gives it a name that can be used
+    wherever a plugin is named. The plugin gets the name NAME in lower case, with - for each dot.
 
     Exit status: 0 when it is made, 1 when it cannot be written, 2 when NAME cannot be used.
     """
@@ -262,7 +293,7 @@ def new(
     raise typer.Exit(make(name, "c" if in_c else "native" if native else "python"))
 
 
-@app.command(no_args_is_help=True)
+@app.command(cls=Command, no_args_is_help=True)
 def build(
     file: Annotated[str, typer.Argument(metavar="FILE.pyx", help="A native plugin in Cython.")],
 ) -> None:

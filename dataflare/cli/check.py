@@ -8,17 +8,24 @@ import shlex
 from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dataflare._backend import PluginRecord, RecordBatch
 from dataflare.cli import show
 from dataflare.cli.specs import load_source
-from dataflare.errors import PluginError
+from dataflare.errors import PluginConfigurationError, PluginError
 
 if TYPE_CHECKING:
-    from dataflare.testing import Report
+    from dataflare.testing import PropertyResult, Report
 
 __all__ = ["Options", "check"]
 
+CLAIMS = ("stateful", "whole_batch", "distributed")
+HINTS = {
+    "deterministic": "; if it is meant to: --stateful, or --not-deterministic",
+    "some_records_work": ": give records that the plugin is made for, by --records FILE",
+}
 TIMEOUT = 60.0  # seconds, unless told otherwise
 PASSED, FAILED, UNUSABLE, INTERRUPTED = 0, 1, 2, 130  # exit statuses
 
@@ -33,7 +40,10 @@ class Options:
     skip: list[str]
     deterministic: bool
     stateful: bool
+    whole_batch: bool
     distributed: bool
+    records: str | None
+    config: str | None
     timeout: float
     as_json: bool
 
@@ -44,14 +54,17 @@ class Options:
             words.append("--not-deterministic")
         if self.timeout != TIMEOUT:
             words += ["--timeout", f"{self.timeout:g}"]
-        words += [f"--{claim}" for claim in ("stateful", "distributed") if getattr(self, claim)]
+        words += [f"--{claim.replace('_', '-')}" for claim in CLAIMS if getattr(self, claim)]
+        for name in ("records", "config"):
+            if (given := getattr(self, name)) is not None:
+                words += [f"--{name}", given]
         return shlex.join(map(str, words))
 
 
 def check(options: Options) -> int:
     """Run the command; returns its exit status."""
     if find_spec("hypothesis") is None:
-        show.problem("checking needs the extra: pip install 'dataflare[testing]'")
+        show.problem("checking needs an extra: pip install 'dataflare[testing]'")
         return UNUSABLE
     if options.only and not set(options.only) - set(options.skip):
         show.problem("nothing is left to check: every property of --only is also in --skip")
@@ -75,22 +88,61 @@ def check(options: Options) -> int:
 def _examine(options: Options) -> Report:
     from dataflare.testing import examine_plugin
 
+    records = None if options.records is None else _records(options.records)
+    config = None if options.config is None else _config(options.config)
     report = examine_plugin(
         load_source(options.plugin),
+        records,
+        config=config,
         examples=options.examples,
         only=options.only or None,
         skip=options.skip,
         deterministic=options.deterministic,
         stateful=options.stateful,
+        whole_batch=options.whole_batch,
         distributed=options.distributed or None,
         isolated=True,
         timeout=options.timeout,
     )
     results = {
-        name: replace(result, reproduce=result.reproduce and options.again(name))
+        name: replace(
+            result,
+            sentence=_sentence(result),
+            reproduce=result.reproduce and options.again(name),
+        )
         for name, result in report.results.items()
     }
     return replace(report, plugin=options.plugin, results=results)
+
+
+def _sentence(result: PropertyResult) -> str:
+    """What was found, with the options of the command instead of the arguments in Python."""
+    from dataflare.testing import PROPERTIES
+
+    hint = PROPERTIES[result.name].hint
+    if not hint or not result.sentence.endswith(hint):
+        return result.sentence
+    return result.sentence.removesuffix(hint) + HINTS[result.name]
+
+
+def _records(path: str) -> list[PluginRecord]:
+    try:
+        lines = Path(path).read_bytes()
+    except OSError as error:
+        raise PluginConfigurationError(f"{path}: {error.strerror}") from error
+    if not lines:
+        raise PluginConfigurationError(f"{path} has no records: one stands in a line")
+    return list(RecordBatch.from_lines(lines))
+
+
+def _config(text: str) -> dict[str, object]:
+    try:
+        config = json.loads(text)
+    except ValueError as error:
+        raise PluginConfigurationError(f"--config is not JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise PluginConfigurationError("--config is a JSON object, such as '{\"size\": 3}'")
+    return config
 
 
 def _print(report: Report) -> None:
@@ -101,3 +153,5 @@ def _print(report: Report) -> None:
     for result in report.failures:
         print(f"\n{result}")
     print(f"\n{report.headline}")
+    if report.counts is not None:
+        print(report.counts)

@@ -27,16 +27,20 @@ CREATED, FAILED, UNUSABLE = 0, 1, 2  # exit statuses
 KINDS = {
     "python": {
         "files": "| `src/$module/__init__.py` | the plugin |",
+        "install": "pip install '.[test]'",
         "build_requires": "",
     },
     "native": {
         "files": "| `src/$module/_plugin.pyx` | the plugin, in Cython |\n"
         "| `meson.build` | how it is built |",
+        "install": "pip install meson-python cython ninja && "
+        "pip install --no-build-isolation '.[test]'",
         "build_requires": '"cython>=3.1", ',
     },
     "c": {
         "files": "| `src/$module/_plugin.c` | the plugin, in C |\n"
         "| `meson.build` | how it is built |",
+        "install": "pip install meson-python ninja && pip install --no-build-isolation '.[test]'",
         "build_requires": "",
     },
 }
@@ -45,9 +49,8 @@ KINDS = {
 _SUMMARY = "Strips white space around a value, and drops what is empty then."
 _NATIVE_NOTE = """
 
-It takes a C compiler. pip builds in an environment of its own, for which it gets DataFlare from an
-index. To build against the DataFlare that is installed, `pip install` what `pyproject.toml` names
-under `requires`, and add `--no-build-isolation`."""
+It takes a C compiler. By `--no-build-isolation` pip builds against the DataFlare that is installed;
+else it looks for one on an index. What else it takes to build is installed before."""
 _TEMPLATES = Path(__file__).with_name("templates")
 _NAME = re.compile(r"[A-Za-z](?:[-_.]?[A-Za-z0-9])*")
 _LONGEST_NAME = 100  # its directory is made under a longer one
@@ -79,7 +82,7 @@ def new(name: str, kind: str) -> int:
         show.problem(f"{name} cannot be made: {show.sentence(error)}")
         return FAILED
     print(f"{name} is ready. Install and test it:")
-    print(f"  cd {name} && pip install '.[test]' && pytest")
+    print(f"  cd {name} && {KINDS[kind]['install']} && python -m pytest")
     return CREATED
 
 
@@ -127,6 +130,7 @@ def _placeholders(name: str, kind: str) -> dict[str, str]:
         "class_name": class_name,
         "summary": _SUMMARY,
         "version": re.match(r"\d+\.\d+", __version__)[0],  # type: ignore[index]
+        "install": KINDS[kind]["install"],
         "native_note": "" if kind == "python" else _NATIVE_NOTE,
         "files": Template(KINDS[kind]["files"]).substitute(module=module),
         "build_requires": KINDS[kind]["build_requires"],

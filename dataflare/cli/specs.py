@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 
 from dataflare._backend import DataFlarePlugin
 from dataflare.errors import PluginConfigurationError, PluginError
-from dataflare.loading import make_plugin
+from dataflare.loading import make_plugin, new_plugin
 from dataflare.specs import find_source
 
 __all__ = ["load_plugin", "load_source"]
@@ -33,10 +33,12 @@ def load_source(spec: str) -> object:
     Raises
     ------
     PluginError
-        There is none.
+        There is none, or it cannot be made.
     """
     with _loading(spec):
-        return find_source(spec)
+        source = find_source(spec)
+        new_plugin(source)  # what is wrong is said here, as it is by `load_plugin`
+        return source
 
 
 @contextmanager

@@ -8,16 +8,23 @@ each. `strategies` has hypothesis strategies of records for tests of one's own.
 from importlib.util import find_spec
 
 if find_spec("hypothesis") is None:
-    raise ImportError("dataflare.testing needs the extra: pip install 'dataflare[testing]'")
+    raise ImportError("dataflare.testing needs an extra: pip install 'dataflare[testing]'")
 
 from dataflare.testing import strategies
 from dataflare.testing.checks import PROPERTIES
 from dataflare.testing.kit import PluginTests, check_plugin, examine_plugin
-from dataflare.testing.report import CheckFailedError, PropertyResult, PropertyStatus, Report
+from dataflare.testing.report import (
+    CheckFailedError,
+    Counts,
+    PropertyResult,
+    PropertyStatus,
+    Report,
+)
 
 __all__ = [
     "PROPERTIES",
     "CheckFailedError",
+    "Counts",
     "PluginTests",
     "PropertyResult",
     "PropertyStatus",

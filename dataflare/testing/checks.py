@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataflare.testing import conduct, ground, life, results
 from dataflare.testing.properties import Property
 
-__all__ = ["PROPERTIES", "needs"]
+__all__ = ["GROUND", "PROPERTIES", "needs"]
 
 PROPERTIES: dict[str, Property] = {
     each.name: each for room in (ground, results, conduct, life) for each in room.PROPERTIES
 }
 """What a right plugin does, by name."""
 
-_GROUND = tuple(each.name for each in ground.PROPERTIES)
+GROUND = tuple(each.name for each in ground.PROPERTIES)
+"""What has to hold for a plugin to be run at all."""
 
 
 def needs(checked: Property) -> tuple[str, ...]:
@@ -23,8 +24,10 @@ def needs(checked: Property) -> tuple[str, ...]:
     """
     if not checked.runs:
         return ()
-    if checked.name in _GROUND:
-        return _GROUND[: _GROUND.index(checked.name)]
+    if checked.name in GROUND:
+        return GROUND[: GROUND.index(checked.name)]
+    if checked is conduct.some_records_work:  # what is no answer is a failure as well
+        return (*GROUND, conduct.answers_are_valid.name)
     deterministic = results.deterministic.name
     compares = checked.compares and checked.name != deterministic
-    return (*_GROUND, deterministic) if compares else _GROUND
+    return (*GROUND, deterministic) if compares else GROUND

@@ -18,7 +18,16 @@ from dataflare._backend import (
 from dataflare.errors import PluginError, sentence_of
 from dataflare.testing.memory import small_pool
 from dataflare.testing.properties import BrokenError, brief, prop
-from dataflare.testing.subject import EscapedError, Row, Subject, fresh, row, run_all, run_one
+from dataflare.testing.subject import (
+    EscapedError,
+    Row,
+    Subject,
+    count,
+    fresh,
+    row,
+    run_all,
+    run_one,
+)
 
 __all__ = ["PROPERTIES"]
 
@@ -26,6 +35,7 @@ _STOPS = "that stops the whole batch"
 # What the library says of a record when the plugin's answer was none.
 _NO_ANSWER = re.compile(
     r"the plugin (returned|committed|forwarded|reserved|left|does not define|gave no reason)\b"
+    r"|(process|process_batch|the function) is a coroutine"
     r"|the function returned |process_batch returned |MemoryError: no room for -"
     r"|\w+ does not define "
 )
@@ -62,6 +72,17 @@ def answers_are_valid(subject: Subject, records: Sequence[PluginRecord]) -> None
     for index, failure in errors:
         if _NO_ANSWER.match(str(failure)):
             raise BrokenError(str(failure), index)
+
+
+@prop(
+    "There are records at which it does not fail.",
+    together=True,
+    hint=": give records that the plugin is made for, by records=",
+)
+def some_records_work(subject: Subject, records: Sequence[PluginRecord]) -> None:
+    counts, why = count(subject, records)
+    if counts.failed and counts.failed == counts.all:
+        raise BrokenError(f"every record failed, the first with {why}", 0)
 
 
 @prop("The records that come in are left as they are.")
@@ -133,4 +154,10 @@ def _pools_of(subject: Subject, plugin: DataFlarePlugin) -> list[MemoryPool]:
     return list(dict.fromkeys(value for value in values if isinstance(value, MemoryPool)))
 
 
-PROPERTIES = (failures_are_exceptions, answers_are_valid, input_is_unchanged, no_buffer_is_leaked)
+PROPERTIES = (
+    failures_are_exceptions,
+    answers_are_valid,
+    some_records_work,
+    input_is_unchanged,
+    no_buffer_is_leaked,
+)

@@ -13,9 +13,9 @@ from hypothesis.strategies import SearchStrategy
 from dataflare._backend import PluginRecord
 from dataflare.batching import as_batch
 from dataflare.testing import strategies
-from dataflare.testing.checks import PROPERTIES, needs
+from dataflare.testing.checks import GROUND, PROPERTIES, needs
 from dataflare.testing.report import PropertyResult, PropertyStatus, Report
-from dataflare.testing.search import Cases, Options, Records, examine, generate
+from dataflare.testing.search import Cases, Options, Records, examine, generate, tally
 from dataflare.testing.subject import Claims, Subject
 
 __all__ = ["PluginTests", "check_plugin", "examine_plugin"]
@@ -34,6 +34,7 @@ def check_plugin(
     skip: Iterable[str] = (),
     deterministic: bool = True,
     stateful: bool = False,
+    whole_batch: bool = False,
     distributed: bool | None = None,
     health_timeout: float = 5.0,
     isolated: bool | None = None,
@@ -62,6 +63,8 @@ def check_plugin(
         Whether the same records give the same results. If not, results are not compared.
     stateful : bool
         Whether a result may depend on the records before it since `initialize`.
+    whole_batch : bool
+        Whether a result may depend on the other records of its batch.
     distributed : bool, optional
         Whether the plugin can be sent to other processes; if not given, its attribute
         ``distributed``, or False.
@@ -96,6 +99,7 @@ def check_plugin(
         skip=skip,
         deterministic=deterministic,
         stateful=stateful,
+        whole_batch=whole_batch,
         distributed=distributed,
         health_timeout=health_timeout,
         isolated=isolated,
@@ -116,18 +120,20 @@ def examine_plugin(
     skip: Iterable[str] = (),
     deterministic: bool = True,
     stateful: bool = False,
+    whole_batch: bool = False,
     distributed: bool | None = None,
     health_timeout: float = 5.0,
     isolated: bool | None = None,
     timeout: float = 60.0,
 ) -> Report:
     """`check_plugin` that does not raise if a property failed: the report says it."""
-    names = _names("only", PROPERTIES if only is None else only)
-    left_out = _names("skip", skip)
+    names = _names(PROPERTIES if only is None else only)
+    left_out = _names(skip)
     claims = Claims(
         config=config,
         deterministic=deterministic,
         stateful=stateful,
+        whole_batch=whole_batch,
         distributed=distributed,
         health_timeout=health_timeout,
     )
@@ -148,20 +154,19 @@ def examine_plugin(
             results[name] = examine(checked, subject, cases, options)
             if results[name].status is PropertyStatus.FAILED:
                 failed.add(name)
-    return Report(subject.name, results)
+    counted = "some_records_work" in names and failed.isdisjoint(GROUND)
+    return Report(subject.name, results, tally(subject, cases, options) if counted else None)
 
 
 def _left_out(name: str, reason: str) -> PropertyResult:
     return PropertyResult(name, PropertyStatus.NOT_APPLICABLE, reason)
 
 
-def _names(what: str, names: str | Iterable[str]) -> set[str]:
+def _names(names: str | Iterable[str]) -> set[str]:
     wanted = {names} if isinstance(names, str) else set(names)
     unknown = sorted(wanted - PROPERTIES.keys())
     if unknown:
-        raise ValueError(
-            f"{what} names no property: {', '.join(unknown)}; there are {', '.join(PROPERTIES)}"
-        )
+        raise ValueError(f"there is no property {unknown[0]!r}; there are {', '.join(PROPERTIES)}")
     return wanted
 
 
@@ -209,8 +214,8 @@ class PluginTests:
     ----------
     plugin : DataFlarePlugin, class, str, or method without arguments
         As of `check_plugin`.
-    records, config, examples, seed, deterministic, stateful, distributed, health_timeout, \
-isolated, timeout
+    records, config, examples, seed, deterministic, stateful, whole_batch, distributed, \
+health_timeout, isolated, timeout
         As of `check_plugin`.
     skip : collection of str
         Properties not to test.
@@ -229,12 +234,22 @@ isolated, timeout
     skip: ClassVar[Sequence[str]] = ()
     deterministic: bool = True
     stateful: bool = False
+    whole_batch: bool = False
     distributed: bool | None = None
     health_timeout: float = 5.0
     isolated: bool | None = None
     timeout: float = 60.0
 
     def _check(self, name: str) -> None:
+        __tracebackhide__ = True
+        if not hasattr(self, "plugin"):
+            missing = f"{type(self).__name__}: set `plugin`"
+            # Once is enough for what all tests lack.
+            raise (
+                AssertionError(missing)
+                if name == next(iter(PROPERTIES))
+                else (unittest.SkipTest(missing))
+            )
         report = check_plugin(
             self.plugin,
             self.records,
@@ -245,6 +260,7 @@ isolated, timeout
             skip=self.skip,
             deterministic=self.deterministic,
             stateful=self.stateful,
+            whole_batch=self.whole_batch,
             distributed=self.distributed,
             health_timeout=self.health_timeout,
             isolated=self.isolated,
@@ -308,6 +324,10 @@ isolated, timeout
     def test_answers_are_valid(self) -> None:
         """Every record gets an answer that the library understands."""
         self._check("answers_are_valid")
+
+    def test_some_records_work(self) -> None:
+        """There are records at which it does not fail."""
+        self._check("some_records_work")
 
     def test_input_is_unchanged(self) -> None:
         """The records that come in are left as they are."""

@@ -157,14 +157,22 @@ def info_is_complete(subject: Subject, records: Sequence[PluginRecord]) -> None:
             raise BrokenError(f"{each.name} has several lines")
     for name in ("name", "version", "description"):
         if not getattr(info, name).strip():
-            hint = ": give its class or function a docstring" if name == "description" else ""
-            raise BrokenError(f"the {name} is empty{hint}")
+            raise BrokenError(f"the {name} is empty{_hint(subject, name)}")
     if info.api_version != API_VERSION:
         raise BrokenError(
             f"it is written for API version {info.api_version}, this DataFlare has {API_VERSION}"
         )
     if info != again:
         raise BrokenError("info() says something else the second time")
+
+
+def _hint(subject: Subject, name: str) -> str:
+    if name != "description":
+        return ""
+    # One of a C function has no class of its own, and the function no docstring.
+    in_c = type(subject.first).__name__ == "CPlugin"
+    alternative = ", or pass description= to from_function" if in_c else ""
+    return f": give its class or function a docstring{alternative}"
 
 
 PROPERTIES = (starts_and_stops, starts_afresh, pickles, health_check_answers, info_is_complete)

@@ -19,6 +19,7 @@ __all__ = [
     "native",
     "not_isolated",
     "on_one_thread",
+    "on_whole_batches",
     "prop",
 ]
 
@@ -64,6 +65,10 @@ class Property:
         Says of a plugin why the property does not apply, or None.
     crash : str
         What a crash means.
+    together : bool
+        Whether it is about all records at once, and not about any batch of them.
+    hint : str
+        What to do about it, to stand behind what is wrong.
     """
 
     name: str
@@ -74,6 +79,8 @@ class Property:
     with_records: bool
     unless: Reason
     crash: str
+    together: bool
+    hint: str
 
     def not_applicable(self, subject: Subject) -> str | None:
         """Why the property does not apply, or None."""
@@ -94,12 +101,23 @@ def prop(
     with_records: bool = True,
     unless: Reason = _never,
     crash: str = "",
+    together: bool = False,
+    hint: str = "",
 ) -> Callable[[Check], Property]:
     """Make a `Property` of a check; the name is that of the function."""
 
     def make(check: Check) -> Property:
         return Property(
-            check.__name__, sentence, check, compares, runs, with_records, unless, crash
+            check.__name__,
+            sentence,
+            check,
+            compares,
+            runs,
+            with_records,
+            unless,
+            crash,
+            together,
+            hint,
         )
 
     return make
@@ -130,8 +148,15 @@ def native(subject: Subject) -> str | None:
     return "a native plugin gets the address of a value either way" if subject.is_native else None
 
 
+def on_whole_batches(subject: Subject) -> str | None:
+    """No part of a batch says what becomes of it."""
+    return "its results depend on the whole batch" if subject.claims.whole_batch else None
+
+
 def on_one_thread(subject: Subject) -> str | None:
     """A batch of it is never shared out, or is not to be."""
+    if subject.claims.whole_batch:
+        return on_whole_batches(subject)
     if subject.claims.stateful:
         return "its results depend on the records before"
     if subject.first.thread_safe or subject.makes_new:

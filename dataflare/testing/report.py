@@ -6,10 +6,12 @@ import enum
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 
+from dataflare import units
 from dataflare._backend import PluginRecord
 
 __all__ = [
     "CheckFailedError",
+    "Counts",
     "PropertyResult",
     "PropertyStatus",
     "Report",
@@ -26,6 +28,39 @@ class PropertyStatus(enum.StrEnum):
     PASSED = "passed"
     FAILED = "failed"
     NOT_APPLICABLE = "not applicable"
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What became of the records that were tried, each one alone.
+
+    Attributes
+    ----------
+    succeeded, unchanged, dropped, failed : int
+        Records that went on with a new value, that went on as they were, that were filtered, and
+        that failed.
+    """
+
+    succeeded: int = 0
+    unchanged: int = 0
+    dropped: int = 0
+    failed: int = 0
+
+    @property
+    def all(self) -> int:
+        """int: All of them."""
+        return self.succeeded + self.unchanged + self.dropped + self.failed
+
+    def __str__(self) -> str:
+        found = [
+            f"{self.succeeded} succeeded" if self.succeeded else "",
+            f"{self.unchanged} went on unchanged" if self.unchanged else "",
+            f"{self.dropped} {'was' if self.dropped == 1 else 'were'} dropped"
+            if self.dropped
+            else "",
+            f"{self.failed} failed" if self.failed else "",
+        ]
+        return f"of {units.counted(self.all, 'record')} {', '.join(filter(None, found))}"
 
 
 @dataclass(frozen=True)
@@ -93,10 +128,14 @@ class Report:
         How the plugin is written.
     results : Mapping of str to PropertyResult
         By the name of the property, in the order in which they were checked.
+    counts : Counts or None
+        What became of the records; None if `some_records_work` was not asked for, or the plugin
+        could not be run.
     """
 
     plugin: str
     results: Mapping[str, PropertyResult]
+    counts: Counts | None = None
 
     def _with(self, status: PropertyStatus) -> list[PropertyResult]:
         return [result for result in self.results.values() if result.status is status]
@@ -137,6 +176,7 @@ class Report:
         return {
             "plugin": self.plugin,
             "passed": self.passed,
+            "counts": None if self.counts is None else asdict(self.counts),
             "properties": [asdict(result) for result in self.results.values()],
         }
 
@@ -151,7 +191,8 @@ class Report:
         return f"{self.plugin}: {', '.join(counts) or 'nothing was checked'}"
 
     def __str__(self) -> str:
-        return "\n".join([self.headline, *map(str, self.failures)])
+        counts = [] if self.counts is None else [str(self.counts)]
+        return "\n".join([self.headline, *map(str, self.failures), *counts])
 
 
 def expression(record: PluginRecord) -> str:

@@ -25,7 +25,7 @@ from dataflare.config import (
 )
 from dataflare.errors import PluginError, sentence_of
 from dataflare.manager import PluginManager
-from dataflare.testing.properties import compare, native, on_one_thread, prop
+from dataflare.testing.properties import compare, native, on_one_thread, on_whole_batches, prop
 from dataflare.testing.subject import (
     EscapedError,
     NotReadyError,
@@ -42,7 +42,11 @@ from dataflare.testing.subject import (
 __all__ = ["PROPERTIES"]
 
 
-@prop("The same records give the same results again.", compares=True)
+@prop(
+    "The same records give the same results again.",
+    compares=True,
+    hint="; if it is meant to: stateful=True, or deterministic=False",
+)
 def deterministic(subject: Subject, records: Sequence[PluginRecord]) -> None:
     with subject.ready() as plugin:
         first = run_all(plugin, subject.batch(records))
@@ -52,7 +56,7 @@ def deterministic(subject: Subject, records: Sequence[PluginRecord]) -> None:
         compare(first, subject.run(records), "at first", "the second time")
 
 
-@prop("A batch gives what its records give one by one.", compares=True)
+@prop("A batch gives what its records give one by one.", compares=True, unless=on_whole_batches)
 def batch_is_its_records(subject: Subject, records: Sequence[PluginRecord]) -> None:
     with subject.ready() as plugin:
         alone = [run_one(plugin, record) for record in subject.copies(records)]
@@ -60,7 +64,7 @@ def batch_is_its_records(subject: Subject, records: Sequence[PluginRecord]) -> N
     compare(Ran(alone, whole.output), whole, "alone", "in a batch")
 
 
-@prop("How records are cut into batches changes nothing.", compares=True)
+@prop("How records are cut into batches changes nothing.", compares=True, unless=on_whole_batches)
 def batch_size_does_not_matter(subject: Subject, records: Sequence[PluginRecord]) -> None:
     whole = subject.run(records)
     for bounds in _cuts(len(records)):

@@ -21,10 +21,16 @@ from hypothesis import strategies as st
 from dataflare._backend import PluginRecord
 from dataflare.testing.isolation import Death, Progress, in_child
 from dataflare.testing.properties import BrokenError, Property
-from dataflare.testing.report import PropertyResult, PropertyStatus, expression, expressions
-from dataflare.testing.subject import EscapedError, NotReadyError, Subject
+from dataflare.testing.report import (
+    Counts,
+    PropertyResult,
+    PropertyStatus,
+    expression,
+    expressions,
+)
+from dataflare.testing.subject import EscapedError, NotReadyError, Subject, count
 
-__all__ = ["Cases", "Options", "examine", "generate"]
+__all__ = ["Cases", "Options", "examine", "generate", "tally"]
 
 Records = Sequence[PluginRecord]
 
@@ -55,6 +61,11 @@ class Cases:
 
     batches: list[Records]
     strategy: st.SearchStrategy[list[PluginRecord]] | None
+
+    @property
+    def all(self) -> Records:
+        """Sequence of PluginRecord: Those of all batches."""
+        return [record for batch in self.batches for record in batch]
 
 
 @dataclass(frozen=True)
@@ -121,12 +132,16 @@ def examine(checked: Property, subject: Subject, cases: Cases, options: Options)
     if reason is not None:
         return PropertyResult(checked.name, PropertyStatus.NOT_APPLICABLE, reason)
     batches = cases.batches if checked.with_records else [()]
+    if checked.together:
+        batches = [cases.all]
     place, finding = _try(checked, subject, batches, options)
     if finding is None:
         return PropertyResult(checked.name, PropertyStatus.PASSED, checked.sentence)
     if finding.unready:
         return PropertyResult(checked.name, PropertyStatus.NOT_APPLICABLE, finding.sentence)
     first = batches[place]
+    if checked.together:
+        return _failed(checked, subject, first[:1], finding, options)
     if not checked.with_records:
         return _failed(checked, subject, first, finding, options)
     if finding.hung:  # others that hang will do so in less time, too
@@ -141,6 +156,21 @@ def examine(checked: Property, subject: Subject, cases: Cases, options: Options)
         if isinstance(answer, dict):
             return _restored(answer)
     return _smallest(checked, subject, cases, options, first, finding)
+
+
+def tally(subject: Subject, cases: Cases, options: Options) -> Counts | None:
+    """What becomes of all records, or None if the plugin does not come to their end."""
+
+    def work() -> dict[str, Any] | None:
+        try:
+            return asdict(count(subject, cases.all)[0])
+        except (NotReadyError, EscapedError):
+            return None
+        finally:
+            subject.rest()
+
+    answer = in_child(work, options.timeout) if options.isolated else work()
+    return Counts(**answer) if isinstance(answer, dict) else None
 
 
 def _restored(answer: dict[str, Any]) -> PropertyResult:
@@ -162,9 +192,8 @@ def _failed(
         if text is None and options.seed is not None:
             words.append(f"seed={options.seed}")
     again = f"check_plugin({', '.join([*words, *subject.claims.written()])})"
-    return PropertyResult(
-        checked.name, PropertyStatus.FAILED, finding.sentence, each, finding.index, again
-    )
+    sentence = finding.sentence if finding.died else finding.sentence + checked.hint
+    return PropertyResult(checked.name, PropertyStatus.FAILED, sentence, each, finding.index, again)
 
 
 def _try(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from copy import deepcopy
@@ -24,6 +25,7 @@ from dataflare._backend import (
 from dataflare.batching import members_of
 from dataflare.errors import PluginError, sentence_of
 from dataflare.loading import find_plugin, new_plugin
+from dataflare.testing.report import Counts
 from dataflare.types import PluginState
 
 __all__ = [
@@ -34,6 +36,7 @@ __all__ = [
     "Ran",
     "Row",
     "Subject",
+    "count",
     "fresh",
     "leaves",
     "natives",
@@ -62,6 +65,7 @@ class Claims:
     config: Mapping[str, object] | None = None
     deterministic: bool = True
     stateful: bool = False
+    whole_batch: bool = False
     distributed: bool | None = None
     health_timeout: float = 5.0
 
@@ -231,6 +235,33 @@ def run_one(plugin: DataFlarePlugin, record: PluginRecord) -> Outcome:
         raise
     except BaseException as error:
         raise EscapedError(sentence_of(error)) from error
+
+
+def count(subject: Subject, records: Sequence[PluginRecord]) -> tuple[Counts, str]:
+    """What becomes of records, each one alone, and what the first one that fails fails with.
+
+    Raises
+    ------
+    EscapedError
+    """
+    found: Counter[object] = Counter()
+    why = ""
+    with subject.ready() as plugin:
+        for record in subject.copies(records):
+            try:
+                result = run_record(plugin, record)
+                outcome = _outcome(result)[0]
+                why = why or (repr(result.message) if result.is_error else "")
+            except (PluginError, KeyboardInterrupt) as error:
+                if not isinstance(error, PluginError):
+                    raise
+                outcome = "error"
+                why = why or (str(error) if error.__cause__ else sentence_of(error))
+            except BaseException as error:
+                raise EscapedError(sentence_of(error)) from error
+            found[outcome] += 1
+    counts = Counts(found["success"], found["skip"], found["filtered"], found["error"])
+    return counts, why
 
 
 def run_all(plugin: DataFlarePlugin, batch: RecordBatch, pool: MemoryPool | None = None) -> Ran:

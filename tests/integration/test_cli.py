@@ -313,23 +313,37 @@ def test_classes_and_factories(cli: Cli, attribute: str) -> None:
 @pytest.mark.parametrize(
     ("spec", "words"),
     [
-        ("nothing", "neither one that 'dataflare plugins' lists nor module:attribute"),
-        ("nothing:x", "the module 'nothing'"),
+        ("nothing", "there is no plugin 'nothing': 'dataflare plugins' lists the names"),
+        ("nothing.x", "neither one that 'dataflare plugins' lists nor module:attribute"),
+        ("nothing.x:x", "the module 'nothing.x'"),
+        (
+            "contain:ERROR",
+            "there is neither a plugin nor a module 'contain'; did you mean 'contains'? "
+            "'dataflare plugins' lists the names",
+        ),
+        ("plug.py", "plug.py is a file: say which plugin in it, as plug.py:NAME"),
+        ("plug.py:plain:3", "a plugin in a file takes no arguments: write a function in it"),
+        ("kl.pyx:LongLines:3", "a plugin in a file takes no arguments: write a function in it"),
+        ("plug.py:dict", "has no 'dict'"),
+        ("init.py:NOT", "init.py:NOT is an int: neither a plugin nor a class or function that"),
+        ("init.py:Arg", "such as: def make(): return Arg(...)"),
+        ("init.py:Arg", "Arg needs the argument 'n': name a function that makes it"),
+        ("init.py:Plain", "Plain is not derived from DataFlarePlugin"),
         ("nothing.py:x", "there is no file"),
         ("plug.py:nothing", "has no 'nothing'"),
         ("plug:nothing", "the module 'plug' has no 'nothing'"),
         ("plug.py:plain", "decorate it with dataflare.map_plugin"),
         ("plug.py:PLUGINS", "has no 'PLUGINS'"),
-        ("plug.py:os", "not module"),
+        ("plug.py:os", "plug.py:os is a module: neither a plugin nor a class or function that"),
         ("plug.py:Needy", "failed to initialize: KeyError: 'since'"),
         ("broken.py:x", "SyntaxError"),
         ("script.py:x", "failed: SystemExit: 0"),
         ("plug.py:quit_", "failed to make a plugin: SystemExit: 0"),
         ("contains", "it is written contains:TEXT"),
-        ("upper:x", "it is written upper"),
+        ("upper:x", "upper takes no argument"),
         ("replace:x", "it is written replace:OLD:NEW"),
         ("replace::x", "old cannot be empty"),
-        ("regex:(", "is not a regular expression"),
+        ("regex:(", "'(' is not a regular expression"),
         ("regex,group=2:x", "has no group 2"),
         ("regex,flags=2:x", "it is written regex[,group=GROUP]:PATTERN"),
         ("json-field,missing=x:a", "missing must be"),
@@ -338,6 +352,13 @@ def test_classes_and_factories(cli: Cli, attribute: str) -> None:
 def test_plugins_that_cannot_be_used(cli: Cli, spec: str, words: str) -> None:
     """The sentence names the plugin and the reason; no output file appears."""
     cli.write("broken.py", b"def\n")
+    cli.write(
+        "init.py",
+        b"import dataflare\nNOT = 1\n"
+        b"class Plain: pass\n"
+        b"class Arg(dataflare.DataFlarePlugin):\n"
+        b"    def __init__(self, n): pass\n",
+    )
     cli.write("script.py", b"import sys\nsys.exit(0)\n")
     sentence = cli.sentence("-p", spec, "-o", "out")
     assert words in sentence
@@ -761,7 +782,7 @@ def test_reports_that_cannot_be_written(cli: Cli) -> None:
         "a report is a file that ends with .html or .json, not report.pdf"
     )
     assert cli.sentence(*run, "none/report.html") == (
-        f"cannot write none/report.html: There is no directory {cli.directory}/none"
+        f"cannot write none/report.html: there is no directory {cli.directory}/none"
     )
     assert cli.sentence(*run, "in.json") == "in.json is both input and output"
     assert cli.sentence("-p", "upper", "in.json", "-o", "x.json", "--report", "x.json") == (
@@ -831,14 +852,14 @@ def test_outputs_that_cannot_be_written(cli: Cli) -> None:
     cli.path("closed/file").chmod(0o444)
     run = ("-p", "upper", "-o")
     assert cli.sentence(*run, "none/out") == (
-        f"cannot write none/out: There is no directory {cli.directory}/none"
+        f"cannot write none/out: there is no directory {cli.directory}/none"
     )
     assert cli.sentence(*run, ".") == "cannot write .: Is a directory"
     assert cli.sentence(*run, "closed/file", preexec_fn=drop_root) == (
         "cannot write closed/file: Permission denied"
     )
     assert cli.sentence(*run, "new/") == "cannot write new/: Is a directory"
-    assert cli.sentence(*run, "") == "cannot write : No such file or directory"
+    assert cli.sentence(*run, "") == "the name of the output is empty"
     cli.path("closed").chmod(0o555)
     assert cli.sentence(*run, "closed/new", preexec_fn=drop_root) == (
         "cannot write closed/new: Permission denied"
@@ -1225,5 +1246,20 @@ def test_missing_extra(cli: Cli) -> None:
     )
     assert result.returncode == 1
     assert result.stderr == (
-        b"dataflare: the command line needs the extra: pip install 'dataflare[cli]'\n"
+        b"dataflare: the command line needs an extra: pip install 'dataflare[cli]'\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("command", "usage"),
+    [
+        ("run", "[OPTIONS] [INPUT]..."),
+        ("check", "[OPTIONS] PLUGIN"),
+        ("new", "[OPTIONS] NAME"),
+        ("build", "[OPTIONS] FILE.pyx"),
+    ],
+)
+def test_the_line_of_usage(cli: Cli, command: str, usage: str) -> None:
+    """What must be given stands as it is, without braces."""
+    said = cli(command, "--help").out.decode().splitlines()[0]
+    assert said.endswith(f" {command} {usage}")

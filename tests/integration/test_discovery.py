@@ -209,7 +209,7 @@ def test_reading_metadata_imports_nothing(lines: Site) -> None:
         "    try:\n"
         "        manager.register_plugin('x', 'whisper')\n"
         "    except dataflare.PluginConfigurationError as error:\n"
-        "        assert 'neither one that' in str(error)\n"
+        "        assert 'there is no plugin' in str(error)\n"
     )
     assert not lines.imported()
 
@@ -253,13 +253,14 @@ def test_arguments_are_written_as_those_of_the_library(on_each: Site) -> None:
         r"between,share=0.25:a\:b:c:d\:": r"(b'a:b', 'c:d\\:', 0.25)",
         "named:12:x ": "12:x line",
         "has:in": "line",
-        "cut": "it is written cut[,end=END][,twice=TWICE][,more=MORE]:SIZE",
-        "cut,nothing=1:2": "it is written cut[,end=END][,twice=TWICE][,more=MORE]:SIZE",
+        "cut": "it is written cut[,end=END][,twice=true|false][,more=MORE]:SIZE",
+        "cut,nothing=1:2": "it is written cut[,end=END][,twice=true|false][,more=MORE]:SIZE",
         "between:x": "it is written between[,share=SHARE]:LEFT:RIGHT",
-        "shout:x": "it is written shout",
-        "versioned:x": "it is written versioned",
-        "cut:x": "SIZE cannot be 'x': invalid literal for int() with base 10: 'x'",
-        "cut,twice=1:2": "twice cannot be '1': neither true nor false",
+        "shout:x": "shout takes no argument",
+        "versioned:x": "versioned takes no argument",
+        "cut:x": "SIZE is a whole number, not 'x'",
+        "between,share=x:a:b": "share is a number, not 'x'",
+        "cut,twice=1:2": "twice is true or false, not '1'",
         "named:": "named: there is no name",
     }
     assert dict(zip(expected, on_each.each(*expected), strict=True)) == expected

@@ -20,6 +20,7 @@ from dataflare.errors import (
     PluginProcessingError,
     UnknownPluginError,
 )
+from dataflare.plugins import Contains
 from dataflare.types import PluginInfo, PluginState
 
 READY, STOPPED = PluginState.READY, PluginState.STOPPED
@@ -63,7 +64,8 @@ def test_module_and_attribute_name_a_plugin(backend, manager, witness, monkeypat
         ("no colon", "neither one that 'dataflare plugins' lists nor module:attribute"),
         (":upper", "does not have the form"),
         ("json:", "does not have the form"),
-        ("no_such_module_anywhere:x", "cannot be loaded: ModuleNotFoundError"),
+        ("no_such_module_anywhere:x", "neither a plugin nor a module 'no_such_module_anywhere'"),
+        ("no.such.module:x", "cannot be loaded: ModuleNotFoundError"),
         ("json:no_such_attribute", "has no 'no_such_attribute'"),
         ("json:decoder.nothing", "has no 'decoder.nothing'"),
     ],
@@ -97,7 +99,8 @@ def raising():
         (5, TypeError, "not int"),
         ([], TypeError, "not list"),
         (lambda value: value, TypeError, "cannot be called .* decorate it with dataflare.map_"),
-        (dict, TypeError, "dict made dict, not a plugin"),
+        (Contains, TypeError, r"Contains needs .*such as: def make\(\): return Contains\(\.\.\.\)"),
+        (dict, TypeError, "dict is not derived from DataFlarePlugin"),
         (lambda: None, TypeError, "made NoneType, not a plugin"),
         (raising, PluginInitializationError, "raising failed to make a plugin: RuntimeError: no"),
         ("json:dumps", TypeError, "cannot be called without arguments"),

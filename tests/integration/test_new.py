@@ -53,14 +53,16 @@ def test_it_passes_its_own_tests(environment, tmp_path, kind) -> None:
     assert (made.returncode, made.stderr) == (0, "")
     assert made.stdout.splitlines()[-1].split(" && ")[0] == f"  cd Line.{kind}-2"
 
-    # This DataFlare is on no index, where a build in an environment of its own would look for it.
-    # pip reads that variable the other way round: https://github.com/pypa/pip/issues/5735
-    alone = {} if kind == "python" else {"PIP_NO_BUILD_ISOLATION": "0"}
+    # What it takes to build is here already, and no test is to need a network.
+    said = made.stdout.splitlines()[-1].split(" && ")[1:]
+    readme = (tmp_path / f"Line.{kind}-2" / "README.md").read_text()
+    assert " && ".join(said[:-1]) + "\n" in readme
+    commands = " && ".join(command for command in said if "meson-python" not in command)
     path = f"{environment / 'bin'}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
-        ["bash", "-ec", "pip install . && python -m pytest -q"],
+        ["bash", "-ec", f"{commands} -q"],
         cwd=tmp_path / f"Line.{kind}-2",
-        env={**os.environ, **QUICKLY, **alone, "PATH": path},
+        env={**os.environ, **QUICKLY, "PATH": path},
         capture_output=True,
         text=True,
         check=False,
@@ -78,7 +80,7 @@ def test_nothing_is_left_to_fill_in(tmp_path) -> None:
         for path in files:
             text = path.read_text()
             assert text.endswith("\n"), path
-            assert "$" not in text.replace("${{ matrix.python }}", ""), path
+            assert "$" not in re.sub(r"\$\{\{ [\w.]+ \}\}", "", text), path
             assert all(line == line.rstrip() for line in text.splitlines()), path
             assert all(len(line) <= 100 for line in text.splitlines()), path
 

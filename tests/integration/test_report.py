@@ -405,7 +405,7 @@ def test_endings_in_capitals(manager, tmp_path) -> None:
 def test_files_that_cannot_be_written(manager, tmp_path, ending) -> None:
     """One sentence each; nothing is left behind."""
     place = tmp_path / "none" / f"report.{ending}"
-    with pytest.raises(OSError, match=r"cannot write .*: There is no directory ") as missing:
+    with pytest.raises(OSError, match=r"cannot write .*: there is no directory ") as missing:
         manager.export_performance_report(place)
     assert missing.value.errno == errno.ENOENT
     (tmp_path / f"a.{ending}").mkdir()

@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -31,6 +32,14 @@ class Counts(dataflare.DataFlarePlugin):
     def process(self, record):
         self.number += 1
         return dataflare.PluginResult.success(b"%d" % self.number)
+
+class Pairs(dataflare.DataFlarePlugin):
+    '''Reads a format of its own.'''
+    def initialize(self, config):
+        self.mark = config.get("mark", "|||").encode()
+    def process(self, record):
+        left, right = bytes(record.value).split(self.mark)
+        return dataflare.PluginResult.success(right)
 
 def plain(value):
     return value
@@ -72,8 +81,9 @@ def test_a_right_plugin(backend, check_with):
     lines = [" ".join(line.split()) for line in done.stdout.splitlines()]
     assert lines[0] == "property verdict"
     assert "batch_is_its_records passed A batch gives what its records give one by one." in lines
-    assert lines[-1].startswith("replace:a:b: ")
-    assert "failed" not in lines[-1]
+    assert lines[-2].startswith("replace:a:b: ")
+    assert "failed" not in lines[-2]
+    assert re.fullmatch(r"of \d+ records \d+ succeeded, \d+ went on unchanged", lines[-1])
 
 
 def test_a_wrong_plugin(check):
@@ -116,13 +126,37 @@ def test_what_is_said_of_a_plugin(check):
     assert check("plug.py:Counts", *only, "--stateful", "--distributed").returncode == 0
 
 
+def test_records_of_the_authors(check, tmp_path):
+    """Those that are made up all fail; the line that is said has the file and the configuration."""
+    (tmp_path / "pairs.txt").write_text("a///b\nc///\nx\n")
+    only = ("--only", "some_records_work", "--examples", 1)
+    given = ("--config", '{"mark": "///"}', "--records", "pairs.txt")
+    done = check("plug.py:Pairs", *only, *given)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.fullmatch(r"of \d+ records 2 succeeded, \d+ failed", done.stdout.splitlines()[-1])
+    done = check("plug.py:Pairs", *only, *given[2:])
+    assert (done.returncode, done.stderr) == (1, "")
+    assert "plugin is made for, by --records FILE\n" in done.stdout
+    assert done.stdout.splitlines()[-4].endswith("--examples 1 --records pairs.txt")
+
+
+def test_a_hint_names_the_options(check):
+    """And not the arguments in Python."""
+    done = check("plug.py:Counts", "--only", "deterministic", "--examples", 1)
+    assert "; if it is meant to: --stateful, or --not-deterministic\n" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("nothing",), "the plugin 'nothing' cannot be used: it is neither one that"),
+        (("upper", "--records", "nowhere"), "nowhere: No such file or directory"),
+        (("upper", "--records", os.devnull), "/dev/null has no records: one stands in a line"),
+        (("upper", "--config", "{"), "--config is not JSON: "),
+        (("upper", "--config", "[]"), "--config is a JSON object, such as "),
+        (("nothing",), "the plugin 'nothing' cannot be used: there is no plugin 'nothing'"),
         (("contains",), "the plugin 'contains' cannot be used: it is written contains:TEXT"),
-        (("plug.py:plain",), "plain cannot be called without arguments"),
-        (("upper", "--only", "x"), "only names no property: x; there are "),
+        (("plug.py:plain",), "the plugin 'plug.py:plain' cannot be used: plain cannot be called"),
+        (("upper", "--only", "x"), "there is no property 'x'; there are "),
     ],
 )
 def test_a_plugin_that_cannot_be_checked(check, arguments, sentence):
@@ -144,6 +178,4 @@ def test_hypothesis_is_missing(tmp_path):
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path
     )
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == (
-        "dataflare: checking needs the extra: pip install 'dataflare[testing]'\n"
-    )
+    assert done.stderr == ("dataflare: checking needs an extra: pip install 'dataflare[testing]'\n")

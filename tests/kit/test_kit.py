@@ -192,6 +192,59 @@ def test_a_failure_says_how_to_see_it_again():
     assert str(again.value).splitlines()[1:] == str(caught.value).splitlines()[1:]
 
 
+def test_that_every_record_fails_is_told():
+    """What is made up may not be what the plugin is for; with records of the author's it is."""
+
+    class Pairs(dataflare.DataFlarePlugin):
+        """Reads a format of its own."""
+
+        def process(self, record):
+            left, right = bytes(record.value).split(b"|||")
+            if not left:
+                return dataflare.PluginResult.filtered()
+            return dataflare.PluginResult.success(right) if right else dataflare.PluginResult.skip()
+
+    only = {"only": "some_records_work"}
+    report = examine_plugin(Pairs, examples=5, **only)
+    [failure] = report.failures
+    assert failure.sentence == (
+        "every record failed, the first with ValueError: not enough values to unpack "
+        "(expected 2, got 1): give records that the plugin is made for, by records="
+    )
+    assert failure.reproduce == (
+        "check_plugin(plugin, [PluginRecord(b'')], only='some_records_work', examples=0)"
+    )
+    total = report.counts.all
+    assert report.counts.failed == total > 100
+    assert str(report).splitlines()[-1] == f"of {total} records {total} failed"
+    own = [b"a|||b", b"a|||b", b"a|||", b"|||", b"x"]
+    report = check_plugin(Pairs, own, examples=0)
+    assert str(report).splitlines()[-1] == (
+        "of 5 records 2 succeeded, 1 went on unchanged, 1 was dropped, 1 failed"
+    )
+    assert report.as_dict()["counts"] == {
+        "succeeded": 2, "unchanged": 1, "dropped": 1, "failed": 1}  # fmt: skip
+    assert examine_plugin(Pairs, own, only="pickles").counts is None
+
+
+def test_a_plugin_for_whole_batches(backend):
+    """Its author says so, and what cuts batches does not apply."""
+
+    class Longest(backend.BatchPlugin):
+        """Keeps the longest record of a batch."""
+
+        def process_batch(self, records):
+            sizes = [len(record.value) for record in records]
+            keep, drop = backend.PluginResult.skip(), backend.PluginResult.filtered()
+            results = [keep if size == max(sizes) else drop for size in sizes]
+            return backend.BatchResult.from_results(records, results)
+
+    cuts = {"batch_is_its_records", "batch_size_does_not_matter", "workers_do_not_matter"}
+    assert failed(backend.examine_plugin(Longest, examples=5)) == cuts
+    report = backend.check_plugin(Longest, examples=5, whole_batch=True)
+    assert cuts < {result.name for result in report.not_applicable}
+
+
 def test_a_report_is_for_machines(backend):
     """Everything that was found, as JSON can say it."""
     report = backend.examine_plugin(backend.Upper(), examples=5)
@@ -286,9 +339,9 @@ def test_a_plugin_in_python_can_be_isolated():
     ("arguments", "kind", "sentence"),
     [
         ({"plugin": 1}, TypeError, "a plugin must be a plugin, a class or factory"),
-        ({"plugin": "no_such_module:x"}, dataflare.PluginConfigurationError, "cannot be loaded"),
-        ({"only": "nothing"}, ValueError, "only names no property: nothing; there are "),
-        ({"skip": ["nothing"]}, ValueError, "skip names no property: nothing; there are "),
+        ({"plugin": "no.such:x"}, dataflare.PluginConfigurationError, "cannot be loaded"),
+        ({"only": "nothing"}, ValueError, "there is no property 'nothing'; there are "),
+        ({"skip": ["nothing"]}, ValueError, "there is no property 'nothing'; there are "),
         ({"examples": -1}, ValueError, "examples must be 0 or more, not -1"),
         ({"records": st.just(b""), "examples": 0}, ValueError, "a strategy makes no records"),
         ({"records": b"abc"}, TypeError, "records must be a sequence of records or values"),
@@ -334,6 +387,18 @@ def test_the_base_class_checks():
     Made().test_workers_do_not_matter()
 
 
+def test_the_base_class_without_a_plugin():
+    """Is told once."""
+
+    class TestNone(PluginTests):
+        pass
+
+    with pytest.raises(AssertionError, match=r"^TestNone: set `plugin`$"):
+        TestNone().test_process_survives()
+    with pytest.raises(unittest.SkipTest, match=r"^TestNone: set `plugin`$"):
+        TestNone().test_pickles()
+
+
 def test_the_base_class_in_pytest(tmp_path):
     """Collected once for each class derived from it, and not by itself."""
     (tmp_path / "test_mine.py").write_text(
@@ -356,5 +421,5 @@ def test_the_library_does_without_hypothesis(tmp_path):
     code = "import sys; sys.modules['hypothesis'] = None; import dataflare.testing"
     done = python("-c", code, cwd=tmp_path)
     assert done.stderr.splitlines()[-1] == (
-        "ImportError: dataflare.testing needs the extra: pip install 'dataflare[testing]'"
+        "ImportError: dataflare.testing needs an extra: pip install 'dataflare[testing]'"
     )

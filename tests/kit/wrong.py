@@ -261,6 +261,38 @@ def returns_text(backend):
     return plugin
 
 
+@lacks("some_records_work")
+def is_mistyped(backend):
+    class Plugin(backend.DataFlarePlugin):
+        """Calls what there is not."""
+
+        def process(self, record):
+            return backend.PluginResult.sucess(bytes(record.value))
+
+    return Plugin
+
+
+@lacks("some_records_work")
+def looks_for_text(backend):
+    @backend.filter_plugin
+    def plugin(value):
+        """Takes bytes for text."""
+        return "ERROR" in value
+
+    return plugin
+
+
+@lacks("some_records_work")
+def gives_an_error(backend):
+    class Plugin(backend.DataFlarePlugin):
+        """Finds fault with everything."""
+
+        def process(self, record):
+            return backend.PluginResult.error("no")
+
+    return Plugin
+
+
 @lacks("no_buffer_is_leaked")
 def leaks_a_buffer(backend):
     class Plugin(backend.DataFlarePlugin):

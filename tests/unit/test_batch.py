@@ -466,7 +466,7 @@ def test_a_batch_is_made_by_its_functions_alone(backend) -> None:
 def test_repr_shows_how_much_and_the_first_values(backend) -> None:
     """Three values at most, sixty bytes of each."""
     make = backend.RecordBatch.from_values
-    assert repr(make([b"a"])) == "RecordBatch(1 record, 1 bytes: [b'a'])"
+    assert repr(make([b"a"])) == "RecordBatch(1 record, 1 byte: [b'a'])"
     assert repr(make([b"a", "b", b"c"])) == "RecordBatch(3 records, 3 bytes: [b'a', b'b', b'c'])"
     assert repr(make([b"a"] * 4)) == "RecordBatch(4 records, 4 bytes: [b'a', b'a', b'a', ...])"
     assert repr(make([b"x" * 61])) == f"RecordBatch(1 record, 61 bytes: [{b'x' * 60!r}...])"

@@ -244,7 +244,8 @@ def test_regex_extracts_from_long_values_in_place(backend) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("(",), "is not a regular expression"),
+        (("(",), r"^'\(' is not a regular expression"),
+        ((b"(\xff",), r"^'\(\\\\xff' is not a regular expression"),
         ((rb"a", 1), "has no group 1"),
         ((rb"a", -1), "has no group -1"),
         ((rb"(a)", "name"), "has no group 'name'"),
@@ -321,7 +322,10 @@ def test_what_is_no_object_is_an_error(backend, layout, text) -> None:
         ((index, error),) = result.errors
         assert (index, type(error), error.plugin) == (1, PluginProcessingError, "JsonField")
         assert isinstance(error.__cause__, ValueError)
-        assert str(error.__cause__) in str(error)
+        if text in (b"[]", b"5", b'"name"', b"null"):
+            assert str(error) == "the value is not a JSON object"
+        else:
+            assert str(error.__cause__) in str(error)
 
 
 def test_json_field_says_what_it_needs(backend, monkeypatch) -> None:

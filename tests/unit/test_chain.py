@@ -1,5 +1,7 @@
 """Chains: order, fusing, whose error it is, and what goes on."""
 
+import re
+
 import pytest
 
 from dataflare.errors import PluginProcessingError
@@ -335,3 +337,15 @@ def test_the_time_of_a_member_never_falls(backend) -> None:
         assert all(earlier <= later for earlier, later in zip(before, now, strict=True))
         before = now
     assert sum(before) > 0
+
+
+def test_what_is_no_plugin_is_refused(backend) -> None:
+    """A class, and the plugins as one list, are what is given by mistake."""
+    for given, sentence in (
+        (backend.Upper, "Upper is a class: give an instance, Upper()"),
+        ([backend.Upper()], "give the plugins one by one: Chain(*plugins)"),
+        (1, "a chain is made of plugins, not of int"),
+        (int, "a chain is made of plugins, not of type"),
+    ):
+        with pytest.raises(TypeError, match=f"^{re.escape(sentence)}$"):
+            backend.Chain(given)

@@ -113,6 +113,8 @@ def test_input_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError) as caught:
         InputFile(str(tmp_path / "none"))
     assert caught.value.strerror == f"cannot read {tmp_path}/none: No such file or directory"
+    with pytest.raises(FileNotFoundError, match=r"the name of the output is empty$"):
+        OutputFile("")
     with pytest.raises(IsADirectoryError) as caught_directory:
         InputFile(str(tmp_path))
     assert caught_directory.value.strerror == f"cannot read {tmp_path}: Is a directory"
@@ -230,7 +232,7 @@ def test_output_that_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError) as caught:
         OutputFile(str(tmp_path / "none" / "out"))
     assert caught.value.strerror == (
-        f"cannot write {tmp_path}/none/out: There is no directory {tmp_path}/none"
+        f"cannot write {tmp_path}/none/out: there is no directory {tmp_path}/none"
     )
     with pytest.raises(IsADirectoryError) as caught_directory:
         OutputFile(str(tmp_path))

@@ -532,3 +532,42 @@ def test_the_engine_takes_batches_and_records_alone(backend) -> None:
             backend.run_batch(backend.Upper(), wrong)
         with pytest.raises(TypeError):
             backend.run_record(backend.Upper(), wrong)
+
+
+def test_a_filter_that_returns_nothing(backend) -> None:
+    """Has forgotten to; anything else is true or false."""
+    plugin = backend.filter_plugin(lambda value: None if value == b"b" else value)
+    result = run(backend, plugin, [b"a", b"b", b""])
+    assert result.status.tolist() == [2, 3, 1]
+    assert str(result.errors[0][1]) == "the function returned NoneType, not bool"
+    with pytest.raises(PluginError, match=r"^the function returned NoneType, not bool$"):
+        backend.run_record(plugin, backend.PluginRecord(b"b"))
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_coroutine_is_refused(backend) -> None:
+    """By one sentence; nothing warns that nobody awaits it."""
+
+    class Plugin(backend.DataFlarePlugin):
+        async def process(self, record):
+            return backend.PluginResult.skip()
+
+    class Whole(backend.BatchPlugin):
+        async def process_batch(self, records):
+            return None
+
+    async def function(value):
+        return value
+
+    for plugin, what in (
+        (Plugin(), "process"),
+        (Whole(), "process_batch"),
+        (backend.map_plugin(function), "the function"),
+        (backend.filter_plugin(function), "the function"),
+    ):
+        sentence = f"{what} is a coroutine: it must be a plain function"
+        result = run(backend, plugin, [b"a", b"b"])
+        assert [str(error) for _, error in result.errors] == [sentence] * 2
+        with pytest.raises(PluginError, match=f"^{sentence}$"):
+            backend.run_record(plugin, backend.PluginRecord(b"b"))
+        gc.collect()

@@ -413,6 +413,7 @@ def test_repr_says_what_is_out(pool) -> None:
     """Class or unpooled, and how many are in use."""
     buffer, big = pool.get_buffer(300), pool.get_buffer(HUGE + 1)
     assert repr(buffer) == "Buffer(300 bytes, SMALL)"
+    assert repr(pool.get_buffer(1)) == "Buffer(1 byte, TINY)"
     assert repr(big) == f"Buffer({HUGE + 1} bytes, unpooled)"
     assert repr(pool) == f"MemoryPool(2 in use, {pool.get_stats().bytes_reserved} bytes reserved)"
 

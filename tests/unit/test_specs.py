@@ -50,9 +50,11 @@ def test_options_of_plugins_of_the_library() -> None:
     """Whole numbers, or text."""
     assert specs.find_source("regex,group=1:(x)").options == {"group": 1}
     assert specs.find_source("regex,group=n:(?P<n>x)").options == {"group": "n"}
-    for spec in ("regex,flags=2:x", "upper:", "replace:a", "contains"):
+    for spec in ("regex,flags=2:x", "upper,x=1", "replace:a", "contains"):
         with pytest.raises(PluginConfigurationError, match="it is written"):
             specs.find_source(spec)
+    with pytest.raises(PluginConfigurationError, match=r"^upper takes no argument$"):
+        specs.find_source("upper:")
 
 
 def test_what_a_callable_takes_is_read_from_its_parameters() -> None:
@@ -77,8 +79,8 @@ def test_what_a_callable_takes_is_read_from_its_parameters() -> None:
         "must": "8",
     }
     for text, sentence in {
-        "a:x:c:true": "SECOND cannot be 'x': invalid literal",
-        "a:1:c:yes": "FLAG cannot be 'yes': neither true nor false",
+        "a:x:c:true": "SECOND is a whole number, not 'x'",
+        "a:1:c:yes": "FLAG is true or false, not 'yes'",
     }.items():
         with pytest.raises(PluginConfigurationError, match=sentence):
             form.source(["must=1"], text)
@@ -107,7 +109,7 @@ def test_installed_packages_are_read(site: Path) -> None:
     assert discovery.read_installed("a").plugins == (found.find("a"),)
     with pytest.raises(PluginConfigurationError, match=r"one 1\.0 is broken: .*nowhere"):
         specs.find_source("a")
-    with pytest.raises(PluginConfigurationError, match="neither one that"):
+    with pytest.raises(PluginConfigurationError, match="there is no plugin 'c'"):
         specs.find_source("c")
 
 
