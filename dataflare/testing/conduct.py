@@ -16,7 +16,7 @@ from dataflare._backend import (
     run_record,
 )
 from dataflare.errors import PluginError, sentence_of
-from dataflare.testing.memory import small_pool
+from dataflare.testing.memory import MIDDLE, GuardedBatch, guarded_lines, parts, small_pool
 from dataflare.testing.properties import BrokenError, brief, prop
 from dataflare.testing.subject import (
     EscapedError,
@@ -85,7 +85,10 @@ def some_records_work(subject: Subject, records: Sequence[PluginRecord]) -> None
         raise BrokenError(f"every record failed, the first with {why}", 0)
 
 
-@prop("The records that come in are left as they are.")
+@prop(
+    "The records that come in are left as they are.",
+    crash="the pages of values and keys can only be read",
+)
 def input_is_unchanged(subject: Subject, records: Sequence[PluginRecord]) -> None:
     for views in (True, False):
         given = [fresh(record, views=views or subject.is_native) for record in records]
@@ -96,6 +99,25 @@ def input_is_unchanged(subject: Subject, records: Sequence[PluginRecord]) -> Non
             for record in given:
                 run_one(plugin, record)
             _compare_input(before, given, "alone")
+    if subject.is_native:
+        _run_sealed(subject, records)
+
+
+def _run_sealed(subject: Subject, records: Sequence[PluginRecord]) -> None:
+    """A plugin that writes to a record does not come back, even if it puts back what was there."""
+    block, lines = guarded_lines(records, MIDDLE)
+    block.seal()
+    kept = []  # they stay where they are
+    with subject.ready(subject.make()) as plugin:
+        for part in parts(records):
+            guarded = GuardedBatch(part, MIDDLE)
+            guarded.seal()
+            kept.append(guarded)
+            run_all(plugin, guarded.batch)
+            for record in guarded.records:
+                run_one(plugin, record)
+            guarded.release()
+        run_all(plugin, lines)
 
 
 def _compare_input(before: list[Row], given: list[PluginRecord], how: str) -> None:

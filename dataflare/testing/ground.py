@@ -6,24 +6,23 @@ are about, so that of several faults each is found by the check that is meant fo
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
-from dataflare._backend import Chain, PluginRecord, RecordBatch, Upper
+from dataflare._backend import Chain, PluginRecord, Upper
 from dataflare.testing.memory import (
     BEHIND,
     IN_FRONT,
     MIDDLE,
     GuardedBatch,
-    GuardedBytes,
     WatchedPool,
     fenced_pool,
+    guarded_lines,
+    parts,
 )
 from dataflare.testing.properties import BrokenError, in_python, mixed, not_isolated, prop
 from dataflare.testing.subject import Subject, run_all, run_one
 
 __all__ = ["PROPERTIES"]
-
-_AT_ONCE = 1000  # the system lends a process some 65,000 stretches of memory
 
 
 @prop("No record ends the process, or keeps it for ever.", unless=not_isolated)
@@ -53,7 +52,7 @@ def output_is_not_overrun(subject: Subject, records: Sequence[PluginRecord]) -> 
 )
 def nothing_around_output_is_touched(subject: Subject, records: Sequence[PluginRecord]) -> None:
     kept = []
-    for part in _parts(records):
+    for part in parts(records):
         for side in (BEHIND, IN_FRONT):
             kept.append(subject.batch(part))
             with fenced_pool(side) as pool, subject.ready(subject.make()) as plugin:
@@ -97,23 +96,18 @@ def nothing_in_front_is_touched(subject: Subject, records: Sequence[PluginRecord
 
 def _run_guarded(subject: Subject, records: Sequence[PluginRecord], side: str) -> None:
     """A plugin that touches what it must not does not come back from here."""
-    lines = [bytes(record.value) for record in records if b"\n" not in bytes(record.value)]
-    block = GuardedBytes(b"\n".join(lines), side)
-    kept = []
+    block, lines = guarded_lines(records, side)
+    kept = []  # they stay where they are
     with WatchedPool(records) as watched, subject.ready(subject.make()) as plugin:
-        for part in _parts(records):
+        for part in parts(records):
             guarded = GuardedBatch(part, side)
             kept.append(guarded)
             run_all(plugin, guarded.batch, watched.pool)
             for record in guarded.records:
                 run_one(plugin, record)
-        run_all(plugin, RecordBatch.from_lines(block.view, newline=b"\n"), watched.pool)
-
-
-def _parts(records: Sequence[PluginRecord]) -> Iterator[Sequence[PluginRecord]]:
-    """So few at a time that their pages are no burden; none at all too."""
-    for start in range(0, max(len(records), 1), _AT_ONCE):
-        yield records[start : start + _AT_ONCE]
+            guarded.release()
+        run_all(plugin, lines, watched.pool)
+        block.release()
 
 
 PROPERTIES = (

@@ -10,71 +10,107 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
 from dataflare._backend import MemoryPool, PluginRecord, RecordBatch
 from dataflare.config import MemoryPoolConfig
-from dataflare.errors import PluginMemoryError
+from dataflare.errors import PluginMemoryError, sentence_of
+from dataflare.testing.subject import NotReadyError
 from dataflare.types import BufferSize
 
 __all__ = [
     "BEHIND",
     "IN_FRONT",
     "MIDDLE",
+    "Guarded",
     "GuardedBatch",
-    "GuardedBytes",
     "WatchedPool",
     "fenced_pool",
+    "guarded_lines",
+    "parts",
     "small_pool",
 ]
 
 BEHIND, IN_FRONT, MIDDLE = "behind", "in front of", "in the middle"
 _SLACK = 256
+_AT_ONCE = 1000
 _FRONT = "output was written in front of what was reserved"
 _PROT_NONE = 0
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mprotect.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 
 
-class GuardedBytes:
-    """A copy of some bytes with a forbidden page on either side.
+class Guarded:
+    """Copies of some bytes, each with a forbidden page on either side.
+
+    All lie in one mapping, for the system lends a process no more than some 65,000 stretches of
+    memory that differ in what is allowed.
 
     Parameters
     ----------
-    data : bytes-like
+    data : sequence of bytes-like
     side : str
         `BEHIND` or `IN_FRONT`: where the forbidden page touches the bytes. With `MIDDLE` there is
         some room on both sides.
 
     Attributes
     ----------
-    view : memoryview
-        The bytes; as far as the processor is concerned, they can be written to.
+    views : list of memoryview
+        The bytes; as far as Python is concerned, they can be written to.
+
+    Raises
+    ------
+    NotReadyError
+        There is not as much memory.
     """
 
-    def __init__(self, data: bytes | memoryview, side: str) -> None:
+    def __init__(self, data: Sequence[bytes | memoryview], side: str) -> None:
         page = mmap.PAGESIZE
-        size = len(data)
         slack = _SLACK if side == MIDDLE else 0
-        self._room = max(-(-(size + 2 * slack) // page), 1) * page
-        pages = mmap.mmap(-1, self._room + 2 * page)
-        self._address = ctypes.addressof(ctypes.c_char.from_buffer(pages)) + page
-        start = page + (slack if side != BEHIND else self._room - size)
-        pages[start : start + size] = bytes(data)
-        self.view = memoryview(pages)[start : start + size]
-        _forbid(self._address - page, page)
-        _forbid(self._address + self._room, page)
+        rooms = [max(-(-(len(each) + 2 * slack) // page), 1) * page for each in data]
+        self._size = sum(rooms) + (len(rooms) + 1) * page
+        try:
+            flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+            self._pages = mmap.mmap(-1, self._size, flags=flags)
+        except (OSError, OverflowError) as error:
+            raise _no_room(error) from error
+        self._address = ctypes.addressof(ctypes.c_char.from_buffer(self._pages))
+        self._rooms: list[tuple[int, int]] = []
+        self.views: list[memoryview] = []
+        at = page
+        for each, room in zip(data, rooms, strict=True):
+            start = at + (slack if side != BEHIND else room - len(each))
+            view = memoryview(self._pages)[start : start + len(each)]
+            view[:] = each
+            self.views.append(view)
+            self._rooms.append((at, room))
+            at += room + page
+        # Only now: the system does not join again what was first written to in parts.
+        for fence in (0, *(at + room for at, room in self._rooms)):
+            self._allow(fence, page, _PROT_NONE)
+
+    def _allow(self, start: int, size: int, protection: int) -> None:
+        if _libc.mprotect(self._address + start, size, protection) != 0:
+            number = ctypes.get_errno()
+            raise _no_room(OSError(number, os.strerror(number)))
+
+    def seal(self) -> None:
+        """From now on nobody may write to the bytes."""
+        for at, room in self._rooms:
+            self._allow(at, room, mmap.PROT_READ)
 
     def forbid(self) -> None:
         """From now on nobody may touch the bytes either."""
-        _forbid(self._address, self._room)
+        self._allow(0, self._size, _PROT_NONE)
+
+    def release(self) -> None:
+        """From now on everybody may touch everything; it stays where it is, as one stretch."""
+        self._allow(0, self._size, mmap.PROT_READ | mmap.PROT_WRITE)
 
 
-def _forbid(address: int, size: int) -> None:
-    if _libc.mprotect(address, size, _PROT_NONE) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
+def _no_room(error: Exception) -> NotReadyError:
+    return NotReadyError(f"there is no memory for pages around the records: {sentence_of(error)}")
 
 
 class GuardedBatch:
@@ -84,45 +120,68 @@ class GuardedBatch:
     ----------
     records : sequence of PluginRecord
     side : str
-        As of `GuardedBytes`.
+        As of `Guarded`.
 
     Attributes
     ----------
     batch : RecordBatch
     records : list of PluginRecord
         The same: those that a batch makes of its own are copies.
+
+    Raises
+    ------
+    NotReadyError
+        There is not as much memory.
     """
 
     def __init__(self, records: Sequence[PluginRecord], side: str) -> None:
-        self._values = [GuardedBytes(record.value, side) for record in records]
-        self._keys = [
-            None if record.key is None else GuardedBytes(record.key, side) for record in records
-        ]
+        keys = [record.key for record in records]
+        given = [key for key in keys if key is not None]
+        self._guarded = Guarded([*(record.value for record in records), *given], side)
+        values = self._guarded.views[: len(records)]
+        rest = iter(self._guarded.views[len(records) :])
+        views = [None if key is None else next(rest) for key in keys]
         self.records = [
             PluginRecord(
-                value.view,
-                key=None if key is None else key.view,
+                value,
+                key=key,
                 metadata=record.metadata,
                 timestamp=record.timestamp,
                 partition=record.partition,
                 offset=record.offset,
             )
-            for record, value, key in zip(records, self._values, self._keys, strict=True)
+            for record, value, key in zip(records, values, views, strict=True)
         ]
         self.batch = RecordBatch.from_values(
-            [value.view for value in self._values],
-            [None if key is None else key.view for key in self._keys],
+            values,
+            views,
             timestamps=[record.timestamp for record in records],
             partitions=[record.partition for record in records],
             offsets=[record.offset for record in records],
             metadata=[record.metadata for record in records],
         )
+        self.seal = self._guarded.seal
+        self.forbid = self._guarded.forbid
+        self.release = self._guarded.release
 
-    def forbid(self) -> None:
-        """From now on nobody may touch the records."""
-        for each in (*self._values, *self._keys):
-            if each is not None:
-                each.forbid()
+
+def guarded_lines(records: Sequence[PluginRecord], side: str) -> tuple[Guarded, RecordBatch]:
+    """The values without a line break as the lines of a guarded block.
+
+    Raises
+    ------
+    NotReadyError
+        There is not as much memory.
+    """
+    lines = [bytes(record.value) for record in records if b"\n" not in bytes(record.value)]
+    block = Guarded([b"\n".join(lines)], side)
+    return block, RecordBatch.from_lines(block.views[0], newline=b"\n")
+
+
+def parts(records: Sequence[PluginRecord]) -> Iterator[Sequence[PluginRecord]]:
+    """So few at a time that their pages are no burden; none at all too."""
+    for start in range(0, max(len(records), 1), _AT_ONCE):
+        yield records[start : start + _AT_ONCE]
 
 
 class WatchedPool:

@@ -14,6 +14,7 @@ BEHIND = f"{CRASH}: the page behind each value and key is forbidden"
 IN_FRONT = f"{CRASH}: the page in front of each value and key is forbidden"
 AROUND = f"{CRASH}: the pages around what is reserved and the output of earlier calls are forbidden"
 KEPT = f"{CRASH}: the records of earlier calls are forbidden"
+SEALED = f"{CRASH}: the pages of values and keys can only be read"
 FRONT = "output was written in front of what was reserved"
 PAST = (
     "a buffer of 3 bytes for output of the plugin 'WritesPastReserve' was written past its end, "
@@ -37,6 +38,7 @@ WRONG = {
         "in a batch, the value b'a' is changed to b'b'",
         "PluginRecord(b'a')",
     ),
+    "WritesBack": ("input_is_unchanged", SEALED, "PluginRecord(b'a')"),
     "CrashesAtNul": ("process_survives", CRASH, "PluginRecord(b'\\x00')"),
     "UnknownStatus": (
         "answers_are_valid",

@@ -9,7 +9,7 @@ from dataflare cimport (
 __all__ = [
     "CrashesAtNul", "Hangs", "KeepsOutput", "KeepsPointer", "LeavesRecordsOut", "Mutates",
     "ReadsBehind", "ReadsBehindKey", "ReadsBehindOutput", "ReadsInFront", "ReadsInFrontOfOutput",
-    "Right", "UnknownStatus", "WritesBehind", "WritesInFront", "WritesPastReserve"
+    "Right", "UnknownStatus", "WritesBack", "WritesBehind", "WritesInFront", "WritesPastReserve"
 ]
 
 
@@ -150,6 +150,19 @@ cdef class Mutates(NativePlugin):
         for i in range(record.value.size):
             if data[i] == c'a':
                 data[i] = c'b'
+        return SKIP
+
+
+cdef class WritesBack(NativePlugin):
+    """Puts a mark in the place of each a for a while, and then the a again."""
+
+    cdef int c_process(self, const Record *record, Emitter *out) except? -1 nogil:
+        cdef Py_ssize_t i
+        cdef volatile char *data = <volatile char *>record.value.data
+        for i in range(record.value.size):
+            if data[i] == c'a':
+                data[i] = 0
+                data[i] = c'a'
         return SKIP
 
 
