@@ -82,7 +82,7 @@ def test_a_batch_that_fails_as_a_whole_is_logged(backend, watching, caplog) -> N
     caplog.set_level(logging.DEBUG, LOGGER)
     watching.process_batch("x", [b"a"])
     (said,) = steps(caplog)
-    assert said.startswith("process_batch of 'x': BatchResult(1 records: ")
+    assert said.startswith("process_batch of 'x': BatchResult(1 record: ")
     assert "1 failed) in " in said
 
 

@@ -52,7 +52,7 @@ def python(*arguments, **options):
 def test_a_wrong_plugin_is_caught(backend, name):
     """By the checks of what it lacks, and by no other."""
     wrong = WRONG[name]
-    report = backend.examine_plugin(wrong.make(backend), examples=10, **wrong.claims)
+    report = backend.examine_plugin(wrong.make(backend), examples=5, **wrong.claims)
     assert failed(report) == (wrong.lacks if backend.name in wrong.backends else set()), str(report)
 
 
@@ -84,7 +84,7 @@ def test_every_plugin_of_the_library_is_tried():
 def test_the_plugins_of_the_library_pass(backend, name, arguments):
     """On both backends, and wherever they are sent."""
     report = backend.check_plugin(
-        lambda: getattr(backend, name)(*arguments), examples=10, distributed=True
+        lambda: getattr(backend, name)(*arguments), examples=5, distributed=True
     )
     left = {"views_are_values"} if backend.name == "cython" else {*MEMORY}
     assert {result.name for result in report.not_applicable} == left
