@@ -15,6 +15,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 import dataflare
@@ -41,6 +42,7 @@ from dataflare.errors import (
 )
 from dataflare.types import BufferSize, CircuitState, PluginInfo, PluginState, PluginType
 
+ARROW = pa.array([b"a", b"b"])
 ROOT = Path(__file__).parents[2]
 LIMIT = 60  # seconds until a thread that hangs fails its test
 
@@ -315,12 +317,12 @@ def test_row_2_8_without_metrics(backend) -> None:
 
 
 def test_row_3_0_record_batch(backend) -> None:
-    """A batch is made of values, records or lines, and gives its values as bytes."""
+    """A batch is made of values, records, lines or Arrow data, and gives its values as bytes."""
     make = backend.RecordBatch
     record = backend.PluginRecord(b"a", key=b"k")
     batches = [
         make.from_values([b"a", "b"]), make.from_lines(b"a\nb\n"),
-        make.from_records([record, backend.PluginRecord(b"b")]),
+        make.from_records([record, backend.PluginRecord(b"b")]), make.from_arrow(ARROW),
     ]  # fmt: skip
     assert all(batch.to_pylist() == [b"a", b"b"] for batch in batches)
     assert batches[2].keys == [b"k", None]
@@ -445,9 +447,11 @@ def test_row_4_4_process_record(backend, upper) -> None:
 def test_row_4_5_process_batch(backend, upper) -> None:
     """Records in many forms."""
     forms = [[b"a"], ["a"], (b"a",), [backend.PluginRecord(b"a")], np.array([b"a"]),
-             backend.RecordBatch.from_values([b"a"])]  # fmt: skip
+             backend.RecordBatch.from_values([b"a"]), ARROW[:1]]  # fmt: skip
     for records in forms:
-        assert upper.process_batch("upper", records).output.to_pylist() == [b"A"]
+        result = upper.process_batch("upper", records)
+        assert result.output.to_pylist() == [b"A"]
+        assert pa.table(result).num_rows == 1
 
 
 def test_row_4_6_process_stream(upper) -> None:
