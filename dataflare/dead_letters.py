@@ -105,7 +105,7 @@ class _FileSink:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._file = open(path, "ab", buffering=0)  # noqa: SIM115 - closed by `close`
-        self._broken = _ends_in_a_line(path)  # after a part of a line: that one is lost
+        self._broken = _breaks_off(path)  # after a part of a line: that one is lost
 
     def deliver(self, letter: DeadLetter) -> None:
         line = letter.to_json().encode("utf-8", "backslashreplace") + b"\n"
@@ -122,7 +122,7 @@ class _FileSink:
         self._file.close()
 
 
-def _ends_in_a_line(path: str | os.PathLike[str]) -> bool:
+def _breaks_off(path: str | os.PathLike[str]) -> bool:
     """Whether the last line of a file has no end."""
     with suppress(OSError), open(path, "rb") as file:  # a pipe has no end to look at
         file.seek(-1, os.SEEK_END)

@@ -154,13 +154,13 @@ class Probes:
                 lambda: self._closed or all(question.is_answered for question in questions),
                 min(timeout, threading.TIMEOUT_MAX),
             )
-        if self._closed:  # who has not answered yet is not asked any more
-            asked = {name: ([], []) for name in asked}
+            # At the end, nobody is blamed for an answer that was not waited for.
+            heard = {id(each) for each in questions if each.is_answered or not self._closed}
         return {
             name: _verdict(
                 services[name],
-                [question.complaint() for question in own],
-                [question.complaint() for question in helpers],
+                [question.complaint() for question in own if id(question) in heard],
+                [question.complaint() for question in helpers if id(question) in heard],
             )
             for name, (own, helpers) in asked.items()
         }

@@ -363,3 +363,27 @@ def test_threads_that_died_or_cannot_be_had(backend, monkeypatch) -> None:
         )  # fmt: skip
         workers.run(len, ["a", "bc"], lambda part, error: -1)
         assert manager.health_check().workers.verdict.value == "healthy"
+
+
+def test_the_end_during_a_check(backend, answering) -> None:
+    """Who was not waited for is not blamed; what was said before stands."""
+    release, asked, reports = threading.Event(), threading.Event(), []
+
+    def hang():
+        asked.set()
+        return release.wait(LIMIT)
+
+    manager = backend.PluginManager()
+    manager.register_plugin("unfit", answering(lambda: False))
+    manager.register_plugin("slow", answering(hang))
+
+    def end():
+        assert asked.wait(LIMIT)
+        wait_until(lambda: len(threads_named("dataflare-health")) == 1)  # "unfit" has answered
+        manager.close()
+
+    run_threads(lambda: reports.append(manager.health_check(timeout=LIMIT)), end)
+    release.set()
+    [report] = reports
+    assert report.plugins["slow"].verdict.value == "healthy"
+    assert report.plugins["unfit"].verdict.value == "unhealthy"
