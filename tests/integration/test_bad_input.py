@@ -222,3 +222,27 @@ def test_sizes_of_what_is_inside(backend, size) -> None:
         backend.PluginRunner([] if size in (0, -1) else size, pool)
     with pytest.raises((TypeError, ValueError)):
         backend.PluginCounters(size)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"plugin": None},
+        {"plugin": 5},
+        {"plugin": "nowhere:nothing"},
+        {"plugin": "no colon"},
+        {"plugin": dict},
+        {"plugin": lambda value: value},
+        {"config": [("a", 1)]},
+        {"config": 5},
+    ],
+    ids=lambda arguments: next(iter(arguments)),
+)
+def test_what_a_plugin_is_replaced_with(backend, manager, arguments) -> None:
+    """Each argument; the old plugin stays in service."""
+    manager.register_plugin("x", backend.Upper())
+    given = {"plugin": backend.Lower, **arguments}
+    with pytest.raises(REFUSALS) as caught:
+        manager.replace_plugin("x", given["plugin"], given.get("config"))
+    assert is_sentence(caught.value)
+    assert manager.process_batch("x", [b"a"]).output.to_pylist() == [b"A"]
