@@ -15,15 +15,22 @@ QUICKLY = {"CFLAGS": "-O1"}  # behind what the build says itself: compiles in ha
 EXAMPLE = Path(__file__).parents[1] / "examples" / "cython_plugin"
 
 
+def tools_first(*before: Path) -> str:
+    """The PATH of a process that calls meson, pip, cython or the command line by their names.
+
+    They stand beside this Python, whose environment need not be activated; folders that are to be
+    searched earlier are given.
+    """
+    return os.pathsep.join([*map(str, before), str(Path(sys.executable).parent), os.environ["PATH"]])
+
+
 def build(
     project: Path, target: Path, path: Path | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Install a project as its README says, but for the place."""
     command = [sys.executable, "-m", "pip", "install", "--no-build-isolation", "--no-deps",
                "--no-index", "--target", str(target), str(project)]  # fmt: skip
-    # The build tools stand beside this Python, which need not be on the path.
-    tools = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    env = {**os.environ, "PATH": tools, **QUICKLY}
+    env = {**os.environ, "PATH": tools_first(), **QUICKLY}
     if path is not None:
         env["PYTHONPATH"] = str(path)
     return subprocess.run(command, capture_output=True, text=True, env=env, check=False)

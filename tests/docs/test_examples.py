@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from building import tools_first
 from code_blocks import blocks_of
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -41,15 +42,14 @@ def test_an_example_does_what_its_page_says(name, tmp_path):
     """Every command of the README works, in a copy, and prints what stands behind it."""
     folder = tmp_path / name
     shutil.copytree(EXAMPLES / name, folder)
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     blocks = blocks_of(folder / "README.md")
     assert {block.language for block in blocks} <= {"sh", "text"}
     for block, after in zip(blocks, [*blocks[1:], None], strict=True):
         if block.language == "text":
             continue
         done = subprocess.run(
-            ["bash", "-euc", block.code], cwd=folder, env={**os.environ, "PATH": path},
-            capture_output=True, text=True, check=False,
+            ["bash", "-euc", block.code], cwd=folder,
+            env={**os.environ, "PATH": tools_first()}, capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
         assert done.stderr == ""

@@ -8,7 +8,7 @@ import sysconfig
 from pathlib import Path
 
 import pytest
-from building import QUICKLY
+from building import QUICKLY, tools_first
 
 from dataflare.cli import new
 
@@ -58,11 +58,10 @@ def test_it_passes_its_own_tests(environment, tmp_path, kind) -> None:
     readme = (tmp_path / f"Line.{kind}-2" / "README.md").read_text()
     assert " && ".join(said[:-1]) + "\n" in readme
     commands = " && ".join(command for command in said if "meson-python" not in command)
-    path = f"{environment / 'bin'}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
         ["bash", "-ec", f"{commands} -q"],
         cwd=tmp_path / f"Line.{kind}-2",
-        env={**os.environ, **QUICKLY, "PATH": path},
+        env={**os.environ, **QUICKLY, "PATH": tools_first(environment / "bin")},
         capture_output=True,
         text=True,
         check=False,
