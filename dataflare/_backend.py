@@ -33,10 +33,12 @@ __all__ = [
     "StartsWith",
     "Upper",
     "arrow",
+    "as_member",
     "backend",
     "c_functions",
     "filter_plugin",
     "is_inside",
+    "let_strings_name_plugins",
     "map_plugin",
     "new_capsule",
     "plugin_name",
@@ -45,6 +47,7 @@ __all__ = [
     "set_state",
     "simd_level",
     "simd_levels",
+    "undefined",
 ]
 
 backend = "cython" if COMPILED and os.environ.get("DATAFLARE_PURE_PYTHON") != "1" else "python"
@@ -69,7 +72,7 @@ if TYPE_CHECKING or backend == "cython":
             simd_level,
             simd_levels,
         )
-        from dataflare._compiled.chain import Chain
+        from dataflare._compiled.chain import Chain, as_member, let_strings_name_plugins
         from dataflare._compiled.counters import Histogram, PluginCounters
         from dataflare._compiled.functions import (
             FilterPlugin,
@@ -85,6 +88,7 @@ if TYPE_CHECKING or backend == "cython":
             c_functions,
             new_capsule,
             set_state,
+            undefined,
         )
         from dataflare._compiled.pool import Buffer, MemoryPool
         from dataflare._compiled.record import PluginRecord, PluginResult
@@ -108,7 +112,7 @@ else:
         simd_level,
         simd_levels,
     )
-    from dataflare._pure.chain import Chain
+    from dataflare._pure.chain import Chain, as_member, let_strings_name_plugins
     from dataflare._pure.counters import Histogram, PluginCounters
     from dataflare._pure.loop import run_batch, run_record
     from dataflare._pure.plugin import (
@@ -122,6 +126,7 @@ else:
         new_capsule,
         plugin_name,
         set_state,
+        undefined,
     )
     from dataflare._pure.pool import Buffer, MemoryPool
     from dataflare._pure.record import PluginRecord, PluginResult

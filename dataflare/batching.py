@@ -14,6 +14,7 @@ from dataflare._backend import (
     PluginRecord,
     PluginResult,
     RecordBatch,
+    as_member,
     run_batch,
     run_record,
 )
@@ -139,18 +140,27 @@ class BatchAdapter(BatchPlugin):
 
     Parameters
     ----------
-    plugin : DataFlarePlugin
+    plugin : DataFlarePlugin or str
+        Of a string the plugin that it names, as in `PluginManager.register_plugin`.
     config : BatchConfig, optional
+
+    Raises
+    ------
+    TypeError
+        It is no plugin.
+    PluginError
+        The string names no plugin that can be used.
     """
 
-    def __init__(self, plugin: DataFlarePlugin, config: BatchConfig | None = None) -> None:
+    def __init__(self, plugin: DataFlarePlugin | str, config: BatchConfig | None = None) -> None:
         super().__init__(config)
-        if not isinstance(plugin, DataFlarePlugin):
-            raise TypeError(f"an adapter takes a plugin, not {type(plugin).__name__}")
-        self.plugin = plugin
-        self.thread_safe = plugin.thread_safe
-        self.releases_gil = plugin.releases_gil
-        self.retryable_errors = plugin.retryable_errors
+        member = as_member(plugin)
+        if not isinstance(member, DataFlarePlugin):
+            raise TypeError(f"an adapter takes a plugin, not {type(member).__name__}")
+        self.plugin = member
+        self.thread_safe = member.thread_safe
+        self.releases_gil = member.releases_gil
+        self.retryable_errors = member.retryable_errors
 
     def process_batch(self, records: RecordBatch) -> BatchResult:
         """Run the plugin on every record; a failure is that of its record alone."""

@@ -13,9 +13,13 @@ from typing import Protocol
 
 from dataflare._backend import DataFlarePlugin, MemoryPool, PluginRecord, PluginRunner
 from dataflare.errors import PluginError
+from dataflare.loading import make_plugin
 from dataflare.recovery import SHARED_SLOTS
 
-__all__ = ["DeadLetter", "DeadLetterSink"]
+__all__ = ["NAMES_PLUGIN", "DeadLetter", "DeadLetterSink"]
+
+NAMES_PLUGIN = "plugin:"
+"""What a string begins with that names a plugin for dead letters, and not a file."""
 
 _logger = logging.getLogger("dataflare.recovery")
 
@@ -169,10 +173,12 @@ class DeadLetterSink:
 
     Parameters
     ----------
-    target : callable, path, or DataFlarePlugin
+    target : callable, path, DataFlarePlugin, or str
         A callable gets each `DeadLetter`, from the thread whose record failed. A file gets a line
         of JSON for each. A plugin gets the record, with ``dataflare.plugin``, ``dataflare.index``,
-        ``dataflare.error`` and ``dataflare.attempts`` in its metadata.
+        ``dataflare.error`` and ``dataflare.attempts`` in its metadata. A string is the path of a
+        file; but ``"plugin:NAME"`` is the plugin that NAME stands for, with arguments or as a
+        place, if it is to be written so. The file of that name is ``"./plugin:NAME"``.
     pool : MemoryPool
         Where a plugin's output is written.
 
@@ -180,6 +186,8 @@ class DeadLetterSink:
     ------
     TypeError
         It is none of these.
+    PluginError
+        The plugin that is named cannot be used.
     OSError
         The file cannot be written.
     """
@@ -187,6 +195,8 @@ class DeadLetterSink:
     # No lock is held while the target is called: it may use the manager, and fail at a record.
 
     def __init__(self, target: object, pool: MemoryPool) -> None:
+        if isinstance(target, str) and target.startswith(NAMES_PLUGIN):
+            target = make_plugin(target.removeprefix(NAMES_PLUGIN))
         self.plugin = target if isinstance(target, DataFlarePlugin) else None
         self._sink: _Sink
         if isinstance(target, DataFlarePlugin):

@@ -6,8 +6,9 @@ import inspect
 import re
 from typing import TYPE_CHECKING
 
-from dataflare._backend import DataFlarePlugin, NativePlugin
+from dataflare._backend import DataFlarePlugin, NativePlugin, let_strings_name_plugins, undefined
 from dataflare._later import Later
+from dataflare.batching import BatchPlugin, members_of
 from dataflare.errors import (
     IncompatiblePluginError,
     PluginConfigurationError,
@@ -64,7 +65,8 @@ def make_plugin(plugin: object) -> DataFlarePlugin:
     TypeError
         It is none of these.
     PluginConfigurationError
-        Nothing can be used that is written so.
+        Nothing can be used that is written so; or the plugin, or a member of it, defines nothing
+        that could process a record.
     PluginInitializationError
         The class or factory raised.
     IncompatiblePluginError
@@ -84,6 +86,8 @@ def make_plugin(plugin: object) -> DataFlarePlugin:
             f"the plugin {made.info().name!r} was written for API version {wanted}, "
             f"this DataFlare has version {API_VERSION}"
         )
+    for part in (made, *members_of(made)):
+        _check_process(part)  # what it has to define is said by the version of the API
     _check_retryable_errors(made)
     return made
 
@@ -102,6 +106,21 @@ def new_plugin(plugin: object) -> DataFlarePlugin:
     """
     plugin = find_plugin(plugin)
     return plugin if isinstance(plugin, DataFlarePlugin) else _call(plugin)
+
+
+def _check_process(plugin: DataFlarePlugin) -> None:
+    """Refuse what would fail at every record: most likely its method has another name."""
+    missing = undefined(plugin)
+    # Of the methods that `BatchPlugin` has, one calls the other, and that one only says so.
+    if isinstance(plugin, BatchPlugin) and _is_missing(plugin):
+        missing = "does not define process_batch(self, records)"
+    if missing is not None:
+        raise PluginConfigurationError(f"the plugin class {type(plugin).__name__} {missing}")
+
+
+def _is_missing(plugin: BatchPlugin) -> bool:
+    method = plugin.process_batch
+    return getattr(method, "__func__", method) is BatchPlugin.process_batch
 
 
 def _check_retryable_errors(plugin: DataFlarePlugin) -> None:
@@ -171,3 +190,6 @@ def _call(factory: object) -> DataFlarePlugin:
             raise TypeError(f"{name} is not derived from DataFlarePlugin")
         raise TypeError(f"{name} made {type(made).__name__}, not a plugin")
     return made
+
+
+let_strings_name_plugins(make_plugin)  # as members of chains, too

@@ -149,9 +149,10 @@ class PluginManager:
             Given to `initialize` of the plugin, of its fallback and of a plugin for dead letters.
         fallback : DataFlarePlugin, class, callable or str, optional
             Processes the records that the plugin fails at, and all while its circuit is open.
-        dead_letters : callable, path, or DataFlarePlugin, optional
+        dead_letters : callable, path, DataFlarePlugin, or str, optional
             Gets the records that failed for good; see `DeadLetter`. A callable is called in the
-            thread whose record failed, a file gets a line of JSON for each.
+            thread whose record failed, a file gets a line of JSON for each. A string is the path of
+            a file, but ``"plugin:NAME"`` is the plugin that is written NAME.
 
         Raises
         ------
@@ -160,7 +161,8 @@ class PluginManager:
         IncompatiblePluginError
             The plugin was written for another API version.
         PluginConfigurationError
-            Nothing can be used that is written so.
+            Nothing can be used that is written so; or the plugin, or a member of it, defines
+            nothing that could process a record.
         PluginInitializationError
             The plugin could not be made, or its `initialize` raised; nothing is registered.
         TypeError

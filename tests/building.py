@@ -21,7 +21,8 @@ def tools_first(*before: Path) -> str:
     They stand beside this Python, whose environment need not be activated; folders that are to be
     searched earlier are given.
     """
-    return os.pathsep.join([*map(str, before), str(Path(sys.executable).parent), os.environ["PATH"]])
+    beside = Path(sys.executable).parent
+    return os.pathsep.join([*map(str, before), str(beside), os.environ["PATH"]])
 
 
 def build(

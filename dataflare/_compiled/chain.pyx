@@ -221,7 +221,27 @@ cdef void compact(Run *run, char *mark) noexcept nogil:
         out.cursor = mark  # the value is part of the record itself, or in an earlier block
 
 
-@cython.final
+cdef object make_named = None
+
+
+def let_strings_name_plugins(make):
+    """From here on, a string in the place of a plugin is what names one.
+
+    Parameters
+    ----------
+    make : callable
+        Makes the plugin that a string names. Only `dataflare.loading` can: it stands above this
+        module, which cannot import it.
+    """
+    global make_named
+    make_named = make
+
+
+def as_member(value):
+    """The plugin that a string names; anything else as it is."""
+    return make_named(value) if isinstance(value, str) and make_named is not None else value
+
+
 cdef str not_a_member(object value):
     """Why something that is no plugin cannot be in a chain."""
     if isinstance(value, type) and issubclass(value, DataFlarePlugin):
@@ -236,13 +256,16 @@ cdef class Chain(DataFlarePlugin):
 
     Parameters
     ----------
-    *plugins : DataFlarePlugin
-        At least one. Chains among them are taken apart.
+    *plugins : DataFlarePlugin or str
+        At least one; of a string the plugin that it names, as in `PluginManager.register_plugin`.
+        Chains among them are taken apart.
 
     Raises
     ------
     TypeError
         There is none, or one of them is no plugin.
+    PluginError
+        A string names no plugin that can be used.
 
     Notes
     -----
@@ -254,7 +277,8 @@ cdef class Chain(DataFlarePlugin):
         if not plugins:
             raise TypeError("a chain needs at least one plugin")
         flat = []
-        for plugin in plugins:
+        for given in plugins:
+            plugin = as_member(given)
             if isinstance(plugin, Chain):
                 flat.extend((<Chain>plugin).plugins)
             elif isinstance(plugin, DataFlarePlugin):

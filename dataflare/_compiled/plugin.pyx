@@ -18,7 +18,12 @@ cdef extern from *:
     #define DF_TABLE(name) name##_9dataflare_9_compiled_6plugin_NativePluginABI1
     #define df_end_of(table) ((void *)((struct DF_TABLE(__pyx_vtabstruct) *)(table))->c_end)
     #define df_own_end() ((void *)DF_TABLE(__pyx_vtabptr)->c_end)
+    #define df_has_own(table, method) \
+        (((struct DF_TABLE(__pyx_vtabstruct) *)(table))->method == DF_TABLE(__pyx_vtabptr)->method)
+    #define df_overrides_none(table) \
+        (df_has_own(table, c_process) && df_has_own(table, c_process_batch))
     """
+    bint df_overrides_none(void *table) nogil
     void *df_end_of(void *table) nogil
     void *df_own_end() nogil
 
@@ -264,6 +269,35 @@ cdef api class NativePluginABI1(DataFlarePlugin) [
             The plugin's ``init`` failed.
         """
         return c_door("from_capsule")(capsule, name=name, config=config)
+
+
+def undefined(DataFlarePlugin plugin not None):
+    """What a plugin would have to define to process anything; None if it does.
+
+    Parameters
+    ----------
+    plugin : DataFlarePlugin
+
+    Returns
+    -------
+    str or None
+        What is said behind the name of its class.
+    """
+    if isinstance(plugin, NativePluginABI1):
+        if df_overrides_none(PyCapsule_GetPointer(type(plugin).__pyx_vtable__, NULL)):
+            return ("defines neither c_process nor c_process_batch: let it define c_process in "
+                    "Cython; a plugin in Python is derived from DataFlarePlugin")
+        return None
+    for name in ("process", "process_batch"):
+        # In the order in which Python looks for it; an instance may have one of its own.
+        if name in getattr(plugin, "__dict__", ()):
+            return None
+        for kind in type(plugin).__mro__:
+            if kind is DataFlarePlugin:
+                break
+            if name in vars(kind):
+                return None
+    return "defines neither process nor process_batch: let it define process(self, record)"
 
 
 cdef int check_table(object kind) except -1:

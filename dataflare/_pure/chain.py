@@ -2,13 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 
 from dataflare._pure.plugin import DataFlarePlugin, plugin_name
 from dataflare._pure.record import PluginRecord, PluginResult, require
 from dataflare._pure.result import raise_plugin_error, wrong_type
 from dataflare.types import PluginInfo
+
+_make_named: Callable[[str], DataFlarePlugin] | None = None
+
+
+def let_strings_name_plugins(make: Callable[[str], DataFlarePlugin]) -> None:
+    """From here on, a string in the place of a plugin is what names one.
+
+    Parameters
+    ----------
+    make : callable
+        Makes the plugin that a string names. Only `dataflare.loading` can: it stands above this
+        module, which cannot import it.
+    """
+    global _make_named
+    _make_named = make
+
+
+def as_member(value: object) -> object:
+    """The plugin that a string names; anything else as it is."""
+    return _make_named(value) if isinstance(value, str) and _make_named else value
 
 
 def not_a_member(value: object) -> str:
@@ -25,24 +45,27 @@ class Chain(DataFlarePlugin):
 
     Parameters
     ----------
-    *plugins : DataFlarePlugin
-        At least one. Chains among them are taken apart.
+    *plugins : DataFlarePlugin or str
+        At least one; of a string the plugin that it names, as in `PluginManager.register_plugin`.
+        Chains among them are taken apart.
 
     Raises
     ------
     TypeError
         There is none, or one of them is no plugin.
+    PluginError
+        A string names no plugin that can be used.
 
     Notes
     -----
     A record that a plugin drops or that fails does not reach the plugins behind it.
     """
 
-    def __init__(self, *plugins: DataFlarePlugin) -> None:
+    def __init__(self, *plugins: DataFlarePlugin | str) -> None:
         if not plugins:
             raise TypeError("a chain needs at least one plugin")
         flat: list[DataFlarePlugin] = []
-        for plugin in plugins:
+        for plugin in map(as_member, plugins):
             if isinstance(plugin, Chain):
                 flat.extend(plugin.plugins)
             elif isinstance(plugin, DataFlarePlugin):

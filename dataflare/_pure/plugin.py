@@ -108,6 +108,30 @@ def set_state(plugin: DataFlarePlugin, state: PluginState | DataFlarePlugin) -> 
     plugin._dataflare_state = state
 
 
+def undefined(plugin: DataFlarePlugin) -> str | None:
+    """What a plugin would have to define to process anything; None if it does.
+
+    Parameters
+    ----------
+    plugin : DataFlarePlugin
+
+    Returns
+    -------
+    str or None
+        What is said behind the name of its class.
+    """
+    for name in ("process", "process_batch"):
+        # In the order in which Python looks for it; an instance may have one of its own.
+        if name in getattr(plugin, "__dict__", ()):
+            return None
+        for kind in type(plugin).__mro__:
+            if kind is DataFlarePlugin:
+                break
+            if name in vars(kind):
+                return None
+    return "defines neither process nor process_batch: let it define process(self, record)"
+
+
 class NativePlugin(DataFlarePlugin):
     """Base class of plugins in Cython, C and the like, which only the compiled backend can run."""
 

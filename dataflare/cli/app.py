@@ -100,9 +100,10 @@ def run(
     errors: Annotated[
         str,
         typer.Option(
-            metavar="collect|stop|FILE",
+            metavar="collect|stop|FILE|plugin:PLUGIN",
             help="What becomes of records that fail: they are counted and the first ones shown, "
-            "the run stops at the first, or each is described in FILE by a line of JSON.",
+            "the run stops at the first, each is described in FILE by a line of JSON, or each goes "
+            "to another plugin.",
         ),
     ] = "collect",
     fail_on_error: Annotated[

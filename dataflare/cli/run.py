@@ -9,13 +9,14 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
 
-from dataflare._backend import BatchResult, Chain, filter_plugin
+from dataflare._backend import BatchResult, Chain, DataFlarePlugin, filter_plugin
 from dataflare.cli import show
 from dataflare.cli.failures import failures
 from dataflare.cli.interrupts import EndedError, Interrupts
 from dataflare.cli.specs import load_plugin
 from dataflare.cli.tally import Tally
 from dataflare.config import BatchConfig, FailureRecoveryConfig, PluginManagerConfig
+from dataflare.dead_letters import NAMES_PLUGIN
 from dataflare.errors import PluginConfigurationError, PluginError, PluginSerializationError
 from dataflare.files import STANDARD, InputFile, LineBlock, OutputFile
 from dataflare.manager import PluginManager
@@ -145,6 +146,16 @@ def _configuration(options: Options) -> PluginManagerConfig:
     return replace(config, monitoring_interval=0.2, monitoring_growth=0.01, max_samples=2000)
 
 
+def _is_plugin(options: Options) -> bool:
+    """Whether a plugin gets the records that fail."""
+    return options.errors.startswith(NAMES_PLUGIN)
+
+
+def _plugin_for(options: Options) -> DataFlarePlugin | None:
+    """The plugin that gets the records that fail; found as those for the others are."""
+    return load_plugin(options.errors.removeprefix(NAMES_PLUGIN)) if _is_plugin(options) else None
+
+
 class Job:
     """One run over all inputs.
 
@@ -163,13 +174,14 @@ class Job:
         plugins = [load_plugin(spec) for spec in options.plugins]
         with ExitStack() as stack:
             self._manager = stack.enter_context(PluginManager(_configuration(options)))
-            self._manager.register_plugin(self._name, Chain(*[is_json] * options.jsonl, *plugins))
+            chain = Chain(*[is_json] * options.jsonl, *plugins)
+            self._manager.register_plugin(self._name, chain, dead_letters=_plugin_for(options))
             self._report = None
             if options.report is not None:
                 self._report = stack.enter_context(ReportFile(options.report))
             self._output = stack.enter_context(OutputFile(options.output))
             self._letters = None
-            if options.errors not in (COLLECT, STOP):
+            if options.errors not in (COLLECT, STOP) and not _is_plugin(options):
                 self._letters = stack.enter_context(OutputFile(options.errors))
             self._check_outputs()
             if options.metrics_port is not None:

@@ -11,6 +11,7 @@ import pytest
 from building import EXAMPLE, build, build_module
 
 import dataflare
+from dataflare.errors import PluginConfigurationError, PluginError
 from dataflare.plugins import Chain, Contains, Upper
 
 HERE = Path(__file__).parent
@@ -144,9 +145,16 @@ def test_keyboard_interrupt_is_no_records_error(manager, hostile):
 
 
 def test_undefined_c_process(manager, hostile):
-    """A plugin without c_process fails every record."""
-    result = run(manager, hostile.Nothing(), [b"a"])
-    assert str(result.errors[0][1]) == "the plugin does not define c_process"
+    """A plugin without c_process is not put in service, alone or in a chain; it would fail."""
+    for plugin in (hostile.Nothing(), Chain(Upper(), hostile.Nothing())):
+        with pytest.raises(PluginConfigurationError) as caught:
+            manager.register_plugin("plugin", plugin)
+        assert str(caught.value) == (
+            "the plugin class Nothing defines neither c_process nor c_process_batch: let it define "
+            "c_process in Cython; a plugin in Python is derived from DataFlarePlugin"
+        )
+    with pytest.raises(PluginError, match=r"^the plugin does not define c_process$"):
+        hostile.Nothing().process(dataflare.PluginRecord(b"a"))
 
 
 def test_output_grows_over_pool_buffers(manager, hostile):

@@ -11,7 +11,7 @@ from dataflare.config import (
     MemoryPoolConfig,
     PluginManagerConfig,
 )
-from dataflare.errors import PluginError
+from dataflare.errors import PluginConfigurationError, PluginError
 
 NAN, INF = math.nan, math.inf
 REFUSALS = (PluginError, ValueError, TypeError)
@@ -140,6 +140,9 @@ def test_what_a_plugin_is_registered_with(backend, manager, arguments) -> None:
     events = []
 
     class Notes(backend.DataFlarePlugin):
+        def process(self, record):
+            return backend.PluginResult.skip()
+
         def initialize(self, config):
             events.append("initialize")
 
@@ -213,6 +216,68 @@ def test_after_the_end(backend, manager) -> None:
     assert manager.take_sample().plugins == {}
     with pytest.raises(PluginError, match="closed"), manager:
         manager.register_plugin("y", backend.Upper())
+
+
+NEITHER = "defines neither process nor process_batch: let it define process(self, record)"
+
+
+def test_a_plugin_that_processes_nothing(backend, manager) -> None:
+    """It is refused when it is put in service, in whatever place, and not at each record."""
+
+    class Misspelt(backend.DataFlarePlugin):
+        def proces(self, record):
+            return backend.PluginResult.skip()
+
+    class Whole(backend.BatchPlugin):
+        def process(self, record):
+            return backend.PluginResult.skip()
+
+    sentences = {Misspelt: NEITHER, Whole: "does not define process_batch(self, records)"}
+    manager.register_plugin("there", backend.Upper())
+    for kind, sentence in sentences.items():
+        for put in (
+            lambda kind=kind: manager.register_plugin("x", kind),
+            lambda kind=kind: manager.register_plugin("x", kind()),
+            lambda kind=kind: manager.register_plugin("x", backend.Chain("upper", kind())),
+            lambda kind=kind: manager.register_plugin("x", backend.BatchAdapter(kind())),
+            lambda kind=kind: manager.register_plugin("x", "upper", fallback=kind),
+            lambda kind=kind: manager.register_plugin("x", "upper", dead_letters=kind()),
+            lambda kind=kind: manager.replace_plugin("there", kind),
+        ):
+            with pytest.raises(PluginConfigurationError) as caught:
+                put()
+            assert str(caught.value) == f"the plugin class {kind.__name__} {sentence}"
+    assert manager.list_plugins() == ["there"]
+    assert manager.process_batch("there", [b"a"]).output.to_pylist() == [b"A"]
+
+
+def test_whatever_processes_something_is_taken(backend, manager) -> None:
+    """A method of the instance, of a mixin, of batches alone."""
+
+    class Mixin:
+        def process(self, record):
+            return backend.PluginResult.success(b"mixed in")
+
+    class Mixed(Mixin, backend.DataFlarePlugin):
+        pass
+
+    class Batches(backend.DataFlarePlugin):
+        def process_batch(self, records):
+            results = [backend.PluginResult.success(b"whole") for _ in records]
+            return backend.BatchResult.from_results(records, results)
+
+    class Bare(backend.DataFlarePlugin):
+        pass
+
+    bare = Bare()
+    bare.process = lambda record: backend.PluginResult.success(b"own")
+    for name, plugin, output in (
+        ("mixed", Mixed, b"mixed in"),
+        ("batches", Batches, b"whole"),
+        ("bare", bare, b"own"),
+    ):
+        manager.register_plugin(name, plugin)
+        assert manager.process_batch(name, [b"a"]).output.to_pylist() == [output]
 
 
 @pytest.mark.parametrize("size", [0, -1, None, "2"])

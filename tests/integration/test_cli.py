@@ -67,6 +67,14 @@ class Whole(dataflare.BatchPlugin):
 class Needy(dataflare.DataFlarePlugin):
     def initialize(self, config):
         self.since = config["since"]
+    def process(self, record):
+        return dataflare.PluginResult.skip()
+
+class Buries(dataflare.DataFlarePlugin):
+    def process(self, record):
+        with open("buried", "ab") as buried:
+            buried.write(record.value + record.metadata["dataflare.error"].encode() + b"\\n")
+        return dataflare.PluginResult.filtered()
 
 @dataflare.map_plugin
 def ends(value):
@@ -457,6 +465,17 @@ def test_stop_counts_up_to_the_failure(cli: Cli) -> None:
         100,
         100,
         1,
+    )
+
+
+def test_a_plugin_gets_what_failed(cli: Cli) -> None:
+    """It is written as those that the records go through; one that is none is told at once."""
+    result = cli("run", "-p", "plug.py:no_b", "--errors", "plugin:plug.py:Buries", stdin=b"b\na\n")
+    assert (result.status, result.out) == (0, b"a\n")
+    assert cli.read("buried") == b"bValueError: there is a b\n"
+    assert cli.sentence("-p", "upper", "--errors", "plugin:uper") == (
+        "the plugin 'uper' cannot be used: there is no plugin 'uper'; did you mean 'upper'? "
+        "'dataflare plugins' lists the names"
     )
 
 

@@ -8,11 +8,13 @@ import signal
 import sys
 import threading
 from contextlib import suppress
+from types import ModuleType
 
 import pytest
 from helpers import LIMIT, conserved, run_threads, wait_until
 
 from dataflare.errors import (
+    PluginConfigurationError,
     PluginError,
     UnknownPluginError,
 )
@@ -37,6 +39,34 @@ def test_dead_letters_go_to_a_callable(recovering, flaky) -> None:
     ] == [("x", b"sn", 1, "ValueError: for good", 1), ("x", b"s9", 3, "failure 3", 3)]
     metrics = conserved(manager)
     assert (metrics.failed, metrics.dead_lettered, metrics.error_rate) == (0, 2, 0.5)
+
+
+def test_dead_letters_go_to_a_plugin_by_its_name(
+    backend, recovering, flaky, monkeypatch, tmp_path
+) -> None:
+    """As one that is given; without the prefix a string is a path, also that of a plugin."""
+    buried = []
+
+    class Buries(backend.DataFlarePlugin):
+        def process(self, record):
+            buried.append((bytes(record.value), record.metadata["dataflare.error"]))
+            return backend.PluginResult.filtered()
+
+    module = ModuleType("undertakers")
+    module.Buries = Buries
+    monkeypatch.setitem(sys.modules, "undertakers", module)
+    monkeypatch.chdir(tmp_path)
+    manager = recovering(circuit_breaker_threshold=1)
+    for name, target in (
+        ("x", "plugin:undertakers:Buries"), ("y", "upper"), ("z", "./plugin:upper")
+    ):  # fmt: skip
+        manager.register_plugin(name, flaky(), dead_letters=target)
+        manager.process_batch(name, [b"sn"])
+    assert buried == [(b"sn", "ValueError: for good")]
+    assert sorted(os.listdir(tmp_path)) == ["plugin:upper", "upper"]
+    with pytest.raises(PluginConfigurationError, match=r"^the plugin 'uper' cannot be used: there"):
+        manager.register_plugin("w", flaky(), dead_letters="plugin:uper")
+    assert manager.list_plugins() == ["x", "y", "z"]
 
 
 def test_dead_letters_go_to_a_file(backend, recovering, flaky, tmp_path) -> None:

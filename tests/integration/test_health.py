@@ -156,6 +156,9 @@ def test_one_instance_of_several(backend, manager) -> None:
     made = []
 
     class Some(backend.DataFlarePlugin):
+        def process(self, record):
+            return backend.PluginResult.skip()
+
         def __init__(self):
             self.number = len(made)
             made.append(self)

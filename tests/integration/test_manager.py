@@ -197,6 +197,9 @@ def test_a_configuration_is_a_mapping_and_read_only(backend, manager) -> None:
     seen = []
 
     class Keeps(backend.DataFlarePlugin):
+        def process(self, record):
+            return backend.PluginResult.skip()
+
         def initialize(self, config):
             seen.append(config)
 
@@ -268,6 +271,9 @@ def test_a_failing_replacement_leaves_the_old_one(backend, manager, witness) -> 
     """Still in service, not cleaned up."""
 
     class Fails(backend.DataFlarePlugin):
+        def process(self, record):
+            return backend.PluginResult.skip()
+
         def initialize(self, config):
             raise OSError("no disk")
 

@@ -245,6 +245,9 @@ def test_a_failing_plugin_does_not_disturb_it(backend, watched) -> None:
     class Broken(backend.DataFlarePlugin):
         named = False
 
+        def process(self, record):
+            return backend.PluginResult.skip()
+
         def info(self):
             if self.named:
                 raise ValueError("no name")
@@ -275,6 +278,9 @@ def test_a_plugin_that_hangs_does_not_stop_the_samples(backend, watched) -> None
     release = threading.Event()
 
     class Hangs(backend.DataFlarePlugin):
+        def process(self, record):
+            return backend.PluginResult.skip()
+
         def health_check(self):
             return release.wait(LIMIT)
 
@@ -295,9 +301,14 @@ def test_a_plugin_that_hangs_does_not_stop_the_samples(backend, watched) -> None
 
 def test_the_status_says_it_all(backend, watched) -> None:
     """State, plugins, threads, memory and totals, also after the end."""
+
+    class Fails(backend.DataFlarePlugin):
+        def process(self, record):
+            raise ValueError("no")
+
     manager = watched()
     manager.register_plugin("x", backend.Contains(b"a"))
-    manager.register_plugin("y", backend.DataFlarePlugin)
+    manager.register_plugin("y", Fails)
     manager.disable_plugin("x")
     manager.enable_plugin("x")
     manager.process_batch("x", [b"a", b"b"])

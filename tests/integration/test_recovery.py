@@ -106,6 +106,9 @@ def test_retryable_errors_must_be_exceptions(backend, recovering, wrong) -> None
     class Plugin(backend.DataFlarePlugin):
         retryable_errors = wrong
 
+        def process(self, record):
+            return backend.PluginResult.skip()
+
     manager = recovering()
     with pytest.raises(PluginError, match="must be a tuple of exception types"):
         manager.register_plugin("x", Plugin())

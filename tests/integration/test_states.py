@@ -26,6 +26,9 @@ def test_a_plugin_that_fails_to_initialize_is_in_error(backend, manager) -> None
     """Nothing is registered, and its own exception is the cause."""
 
     class Fails(backend.DataFlarePlugin):
+        def process(self, record):
+            return backend.PluginResult.skip()
+
         def initialize(self, config):
             raise OSError("no disk")
 
@@ -43,6 +46,9 @@ def test_a_failing_clean_up_is_logged(backend, manager, caplog) -> None:
     """The others are cleaned up all the same, and the state says so."""
 
     class Fails(backend.DataFlarePlugin):
+        def process(self, record):
+            return backend.PluginResult.skip()
+
         def cleanup(self):
             raise OSError("no disk")
 

@@ -408,7 +408,7 @@ def test_an_adapter_makes_a_batch_plugin_of_any_plugin(backend, manager, witness
     assert manager.process_record("x", record) == backend.PluginResult.success(b"seen c")
     manager.unregister_plugin("x")
     assert plugin.events == [("initialize", {"a": 1}), b"a", b"raise", b"c", "cleanup"]
-    direct = backend.BatchAdapter(backend.Upper()).process_batch([b"x"])
+    direct = backend.BatchAdapter("upper").process_batch([b"x"])
     assert direct.output.to_pylist() == [b"X"]
     assert direct.processing_time > 0
 

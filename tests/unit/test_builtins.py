@@ -361,7 +361,7 @@ def test_json_field_says_what_it_needs(backend, monkeypatch) -> None:
         ("JsonField", ("name", None), ValueError),
         ("Chain", (), TypeError),
         ("Chain", (len,), TypeError),
-        ("Chain", ("upper",), TypeError),
+        ("Chain", (b"upper",), TypeError),
     ],
 )
 def test_bad_arguments_are_refused(backend, name, arguments, error) -> None:

@@ -1,10 +1,12 @@
 """Chains: order, fusing, whose error it is, and what goes on."""
 
 import re
+import sys
+from types import ModuleType
 
 import pytest
 
-from dataflare.errors import PluginProcessingError
+from dataflare.errors import PluginConfigurationError, PluginProcessingError
 from dataflare.types import PluginState
 
 SUCCESS, FILTERED, SKIP, ERROR = range(4)
@@ -52,6 +54,30 @@ def test_native_and_python_members_mix(backend) -> None:
     result = run(backend, lower, values)
     assert [index for index, _ in result.errors] == [2, 6, 7]
     assert result.output.to_pylist() == [value.lower() for value in values if b"/c" not in value]
+
+
+def test_a_member_may_be_named(backend, monkeypatch) -> None:
+    """As everywhere else: with arguments or as a place, and of a named chain its members."""
+    module = ModuleType("some_chains")
+    module.both = lambda: backend.Chain(backend.Upper(), backend.Replace("GET", "PUT"))
+    monkeypatch.setitem(sys.modules, "some_chains", module)
+    chain = backend.Chain("contains:ERROR", backend.Lower(), "replace:/d:/e", "some_chains:both")
+    kinds = ["Contains", "Lower", "Replace", "Upper", "Replace"]
+    assert [type(plugin).__name__ for plugin in chain.plugins] == kinds
+    assert all(type(plugin).__module__ == backend.Upper.__module__ for plugin in chain.plugins)
+    assert run(backend, chain, LOG).output.to_pylist()[1] == b"PUT /E ERROR 500"
+
+
+@pytest.mark.parametrize("spec", ["uper", "upper:x", "replace:a", "", "nowhere:nothing"])
+def test_a_name_that_no_plugin_has(backend, spec) -> None:
+    """In a chain and in an adapter, the sentence is that of a registration."""
+    with backend.PluginManager() as manager, pytest.raises(PluginConfigurationError) as wanted:
+        manager.register_plugin("x", spec)
+    assert str(wanted.value).startswith(f"the plugin {spec!r} cannot be used: ")
+    for make in (lambda: backend.Chain("lower", spec), lambda: backend.BatchAdapter(spec)):
+        with pytest.raises(PluginConfigurationError) as caught:
+            make()
+        assert str(caught.value) == str(wanted.value)
 
 
 @pytest.mark.parametrize("fused", [True, False])

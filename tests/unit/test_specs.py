@@ -132,6 +132,8 @@ def test_the_list_of_plugins(site: Path) -> None:
         "from dataflare.plugins import Upper\n"
         "class Plain(dataflare.DataFlarePlugin):\n"
         "    '''Is plain.'''\n"
+        "    def process(self, record):\n"
+        "        return dataflare.PluginResult.skip()\n"
         "def loud() -> Upper:\n"
         "    '''Is loud.'''\n"
         "    return Upper()\n"
