@@ -39,6 +39,7 @@ from types import ModuleType
 
 import numpy as np
 
+from dataflare._abi import why_not_loaded
 from dataflare._backend import NativePlugin, backend
 from dataflare._build_info import VERSION
 from dataflare._later import Turns
@@ -163,7 +164,7 @@ def import_file(path: str | os.PathLike[str]) -> ModuleType:
             try:
                 _loaded[target] = _import(target)
             except BaseException as error:
-                _failed[target] = f"{type(error).__name__}: {error}".rstrip(": ")
+                _failed[target] = why_not_loaded(error)
                 if not isinstance(error, Exception | SystemExit):
                     raise
                 raise PluginConfigurationError(

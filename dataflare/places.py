@@ -10,6 +10,7 @@ from importlib.machinery import SourceFileLoader
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from dataflare._abi import why_not_loaded
 from dataflare._later import Later, Turns
 from dataflare.errors import PluginConfigurationError
 
@@ -51,7 +52,7 @@ def load_place(place: str, *, files: bool = True) -> object:
         module = importlib.import_module(where)
     except (Exception, SystemExit) as error:
         raise PluginConfigurationError(
-            f"the module {where!r} cannot be loaded: {type(error).__name__}: {error}"
+            f"the module {where!r} cannot be loaded: {why_not_loaded(error)}"
         ) from error
     return _attribute(module, f"the module {where!r}", attribute)
 
@@ -110,7 +111,5 @@ def _execute(name: str, path: str) -> ModuleType:
         sys.modules.pop(name, None)
         if not isinstance(error, Exception | SystemExit):
             raise
-        raise PluginConfigurationError(
-            f"loading {path} failed: {type(error).__name__}: {error}"
-        ) from error
+        raise PluginConfigurationError(f"loading {path} failed: {why_not_loaded(error)}") from error
     return module

@@ -46,6 +46,7 @@ SWITCHED = {
 SHARED = (
     "_compiled",
     "_pure",
+    "_abi",
     "_arrow",
     "_build_info",
     "_idle",

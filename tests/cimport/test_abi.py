@@ -275,6 +275,14 @@ gc.collect()
 assert plugin.what() is kept
 print(result.output.to_pylist(), result.errors[0][1], plugin.process(PluginRecord(b"q")).data)
 """
+LOAD_OLD = """
+from dataflare.places import load_place
+try:
+    load_place("old:Old")
+except ValueError as error:
+    assert "size changed, may indicate binary incompatibility" in str(error.__cause__)
+    raise
+"""
 OLD_WORKS = "[b'a', b'x'] empty b'q'\n"
 USE_CAPSULE = """
 import logwords
@@ -433,9 +441,15 @@ def test_a_field_of_a_class(library, old, name):
     ]
     library.change("_compiled/plugin.pxd", field, f"cdef object more, and_more\n    {field}")
     library.rebuild("plugin")
-    assert "size changed, may indicate binary incompatibility" in refusal(
-        library.run("import old", old)
-    )
+    # In the language of the library, by whatever names the plugin; the cause is what Cython said.
+    said = refusal(library.run(LOAD_OLD, old))
+    assert re.fullmatch(
+        r"dataflare.errors.PluginConfigurationError: the module 'old' cannot be loaded: it was "
+        rf"built with another version of DataFlare, whose (NativePluginABI1|{name}) has \d+ bytes; "
+        rf"that of the DataFlare it runs with, {re.escape(dataflare.__version__)}, has \d+: "
+        "build the plugin again with the DataFlare it runs with",
+        said,
+    ), said
 
 
 def test_a_struct_of_another_size(library, old):

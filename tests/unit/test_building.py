@@ -233,6 +233,27 @@ def test_what_is_built_and_cannot_be_loaded(compiled: list[bytes], source: Path)
     assert re.search("failed: ImportError: ", str(caught.value))
 
 
+def test_what_was_built_for_other_base_classes(
+    compiled: list[bytes], source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a result that somebody copied: what to do is said, and Cython's sentence is the cause."""
+    error = ValueError(
+        "dataflare._compiled.plugin.DataFlarePlugin size changed, may indicate binary "
+        "incompatibility. Expected 24 from C header, got 32 from PyObject"
+    )
+
+    def refuse(target: Path) -> None:
+        raise error
+
+    monkeypatch.setattr(building, "_import", refuse)
+    with pytest.raises(PluginConfigurationError) as caught:
+        building.import_file(source)
+    assert re.search(
+        "failed: it was built with another .*: build the plugin again", str(caught.value)
+    )
+    assert caught.value.__cause__ is error
+
+
 def test_options_of_setuptools_are_not_passed_over(compiled: list[bytes], source: Path) -> None:
     """What the author asks for is not left out in silence."""
     source.write_text("# a plugin\n# distutils: libraries = z\n")

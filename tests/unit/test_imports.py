@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[2] / "dataflare"
 # A module may import from the lines above its own, and from no other.
 ROOMS = [
     {"_build_info", "errors", "config", "types", "units"},
-    {"_arrow", "_events", "_idle", "_later", "_ledger", "_pointers"},
+    {"_abi", "_arrow", "_events", "_idle", "_later", "_ledger", "_pointers"},
     {"_compiled", "_pure"},
     {"_backend"},
     {"building", "files", "metrics", "native", "plugins", "recovery", "tuner", "workers"},

@@ -125,6 +125,41 @@ def test_a_list_that_cannot_be_read_hides_no_other(site: Path) -> None:
     assert sentence.startswith("the entry points of garbled 1.0 cannot be read: ")
 
 
+SIZE_CHANGED = (
+    "dataflare._compiled.plugin.NativePluginABI1 size changed, may indicate binary "
+    "incompatibility. Expected 40 from C header, got 56-56 from PyObject"
+)
+BUILD_AGAIN = (
+    "it was built with another version of DataFlare, whose NativePluginABI1 has 40 bytes; that of "
+    f"the DataFlare it runs with, {dataflare.__version__}, has 56: build the plugin again with the "
+    "DataFlare it runs with"
+)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (SIZE_CHANGED, BUILD_AGAIN),
+        ("numpy.ndarray" + SIZE_CHANGED[40:], "ValueError: numpy.ndarray"),
+    ],
+    ids=["ours", "another library's"],
+)
+def test_a_plugin_of_another_build(site: Path, error: str, reason: str) -> None:
+    """As a module, by its name and as a file, our sentence takes the place of Cython's."""
+    (site / "old_of_a_test.py").write_text(f"raise ValueError({error!r})\n")
+    install(site, "olds", "old = old_of_a_test:Old\n")
+    file = f"{site}/old_of_a_test.py"
+    for spec, begin in {
+        "old_of_a_test:Old": "the module 'old_of_a_test' cannot be loaded: ",
+        "old": "the package olds 1.0 is broken: the module 'old_of_a_test' cannot be loaded: ",
+        f"{file}:Old": f"loading {file} failed: ",
+    }.items():
+        with pytest.raises(PluginConfigurationError) as caught:
+            specs.find_source(spec)
+        assert str(caught.value).startswith(begin + reason)
+        assert str(caught.value.__cause__) == error
+
+
 def test_the_list_of_plugins(site: Path) -> None:
     """Of packages it says what is wrong; of the library all is known."""
     (site / "listed_of_a_test.py").write_text(
