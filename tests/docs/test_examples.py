@@ -34,6 +34,7 @@ def test_mask_ids_masks():
         "c_plugin",
         "cffi_plugin",
         "numba_plugin",
+        "python_plugin",
         pytest.param("rust_plugin", marks=pytest.mark.rust),
         "tested_plugin",
     ],
@@ -42,14 +43,23 @@ def test_an_example_does_what_its_page_says(name, tmp_path):
     """Every command of the README works, in a copy, and prints what stands behind it."""
     folder = tmp_path / name
     shutil.copytree(EXAMPLES / name, folder)
+    site = tmp_path / "site"  # where pip installs, and Python looks: nothing else is changed
+    environment = {
+        **os.environ,
+        "PATH": tools_first(),
+        "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+        "PIP_ROOT_USER_ACTION": "ignore",
+        "PIP_TARGET": str(site),
+        "PYTHONPATH": str(site),
+    }
     blocks = blocks_of(folder / "README.md")
     assert {block.language for block in blocks} <= {"sh", "text"}
     for block, after in zip(blocks, [*blocks[1:], None], strict=True):
         if block.language == "text":
             continue
         done = subprocess.run(
-            ["bash", "-euc", block.code], cwd=folder,
-            env={**os.environ, "PATH": tools_first()}, capture_output=True, text=True, check=False,
+            ["bash", "-euo", "pipefail", "-c", block.code], cwd=folder, env=environment,
+            capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
         assert done.stderr == ""
