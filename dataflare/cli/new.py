@@ -50,7 +50,8 @@ _SUMMARY = "Strips white space around a value, and drops what is empty then."
 _NATIVE_NOTE = """
 
 It takes a C compiler. By `--no-build-isolation` pip builds against the DataFlare that is installed;
-else it looks for one on an index. What else it takes to build is installed before."""
+what else it takes to build is installed before. Without, pip builds apart from what is installed,
+and looks for a DataFlare on an index or in the directory of wheels that `PIP_FIND_LINKS` names."""
 _TEMPLATES = Path(__file__).with_name("templates")
 _NAME = re.compile(r"[A-Za-z](?:[-_.]?[A-Za-z0-9])*")
 _LONGEST_NAME = 100  # its directory is made under a longer one
