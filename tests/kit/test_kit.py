@@ -57,7 +57,7 @@ def test_a_wrong_plugin_is_caught(backend, name):
 
 
 def test_every_property_has_a_plugin_that_lacks_it():
-    """Those about memory have native ones, in the tests beside these."""
+    """Those about memory and about chains have native ones, in the tests beside these."""
     lacking = set.union(*(wrong.lacks for wrong in WRONG.values()))
     assert PROPERTIES.keys() - lacking == {*MEMORY, "chaining_does_not_matter"}
 

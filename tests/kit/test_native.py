@@ -71,6 +71,16 @@ def test_a_wrong_plugin_is_caught(wrong, name):
     assert result.reproduce == f"check_plugin(plugin, [{record}], only={lacks!r}, examples=0)"
 
 
+def test_a_plugin_that_a_chain_alone_finds_out(wrong):
+    """Nothing else gives it two values in one place, and only two records show it."""
+    report = examine_plugin(wrong.TakesPlacesForValues, [b"ab", b"ca"], examples=0)
+    assert [result.name for result in report.failures] == ["chaining_does_not_matter"], str(report)
+    [result] = report.failures
+    assert result.sentence == "apart it gives success(b'cbb'), in a chain filtered"
+    assert result.records == ("PluginRecord(b'ab')", "PluginRecord(b'ca')")
+    assert len(report.not_applicable) == 2
+
+
 def test_what_cannot_be_told_is_not_told(wrong):
     """After a fault of memory nothing is run any more; what needs no run is checked."""
     report = examine_plugin(wrong.CrashesAtNul, examples=20)

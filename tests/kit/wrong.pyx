@@ -3,13 +3,14 @@
 from libc.string cimport memcpy
 
 from dataflare cimport (
-    SKIP, Batch, Emitter, NativePlugin, Output, Record, commit, emit, pass_on, reserve
+    FILTERED, SKIP, Batch, Emitter, NativePlugin, Output, Record, commit, emit, pass_on, reserve
 )
 
 __all__ = [
     "CrashesAtNul", "Hangs", "KeepsOutput", "KeepsPointer", "LeavesRecordsOut", "Mutates",
     "ReadsBehind", "ReadsBehindKey", "ReadsBehindOutput", "ReadsInFront", "ReadsInFrontOfOutput",
-    "Right", "UnknownStatus", "WritesBack", "WritesBehind", "WritesInFront", "WritesPastReserve"
+    "Right", "TakesPlacesForValues", "UnknownStatus", "WritesBack", "WritesBehind", "WritesInFront",
+    "WritesPastReserve"
 ]
 
 
@@ -139,6 +140,28 @@ cdef class KeepsPointer(NativePlugin):
 
     def cleanup(self):
         self.before = NULL
+
+
+cdef class TakesPlacesForValues(NativePlugin):
+    """Drops what begins with a b; what lies where the last one lay, it takes for the same value.
+
+    It never follows the pointer. The records of a batch lie in different places; but in a chain,
+    what the member before makes of a record lies where it wrote the record that was dropped.
+    """
+    cdef const char *dropped
+    cdef Py_ssize_t size
+
+    cdef int c_process(self, const Record *record, Emitter *out) except? -1 nogil:
+        if record.value.data == self.dropped and record.value.size == self.size:
+            return FILTERED
+        self.dropped = NULL
+        if record.value.size and record.value.data[0] == c'b':
+            self.dropped, self.size = record.value.data, record.value.size
+            return FILTERED
+        return SKIP
+
+    def initialize(self, config):
+        self.dropped = NULL
 
 
 cdef class Mutates(NativePlugin):
