@@ -1,4 +1,7 @@
-"""The command line as a process of its own, on both backends."""
+"""The command line as a process of its own.
+
+On the compiled backend; what the backends do differently, or differently fast, runs on both.
+"""
 
 import base64
 import ctypes
@@ -20,7 +23,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -176,8 +178,15 @@ class Cli:
 
 
 @pytest.fixture
-def cli(backend: SimpleNamespace, tmp_path: Path) -> Cli:
-    return Cli(tmp_path, backend.name)
+def cli(request: pytest.FixtureRequest, tmp_path: Path) -> Cli:
+    chosen = request.config.getoption("--backend")
+    backend = getattr(request, "param", "cython" if chosen == "both" else chosen)
+    if chosen not in (backend, "both"):
+        pytest.skip(f"this is of the backend {backend}")
+    return Cli(tmp_path, backend)
+
+
+each_backend = pytest.mark.parametrize("cli", ["cython", "python"], indirect=True)
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
@@ -211,6 +220,7 @@ def test_lines(cli: Cli, content: bytes, expected: bytes) -> None:
     assert cli.map("-p", "upper", stdin=content) == expected
 
 
+@each_backend
 def test_inputs(cli: Cli) -> None:
     """Files, several, and standard input among them; each has its own line ends."""
     cli.write("one", b"1a\n1b")
@@ -219,6 +229,7 @@ def test_inputs(cli: Cli) -> None:
     assert cli.map("-p", "upper", "two", "-", "one", stdin=b"x\n") == (b"2A\r\n2B\r\nX\n1A\n1B\n")
 
 
+@each_backend
 def test_chain(cli: Cli) -> None:
     """Plugins run in the order they are given, native and Python ones mixed."""
     options = ["-p", "contains:b", "-p", "plug.py:double", "-p", "replace:b:B", "-p", "lower"]
@@ -226,6 +237,7 @@ def test_chain(cli: Cli) -> None:
     assert cli.map(*options, stdin=b"a\nAb\n") == b"abab\n"
 
 
+@each_backend
 def test_live_pipe(cli: Cli) -> None:
     """A line is written when it comes, not when the input ends."""
     with cli.start("run", "-p", "upper", bufsize=0, stderr=subprocess.DEVNULL) as process:
@@ -238,6 +250,7 @@ def test_live_pipe(cli: Cli) -> None:
     assert process.returncode == 0
 
 
+@each_backend
 def test_jsonl(cli: Cli) -> None:
     """A line that is not JSON is a failed record: text that is not UTF-8 too, and an empty line."""
     good = [b'{"a": 1}', b"[]", b" 1 ", b"null"]
@@ -294,6 +307,7 @@ def test_argument_that_is_not_text(cli: Cli) -> None:
     assert result.stdout == b"\xff\n"
 
 
+@each_backend
 @pytest.mark.parametrize("spec", ["plug:double", "plug.py:double", "./plug.py:double"])
 def test_own_plugins(cli: Cli, spec: str) -> None:
     """A module of the working directory, or a file."""
@@ -393,6 +407,7 @@ def test_plugin_that_ends_the_program(cli: Cli) -> None:
     assert cli.partial("out").read_bytes() == b"a\n"
 
 
+@each_backend
 def test_plugin_that_fails_as_a_whole(cli: Cli) -> None:
     """Every record of its batch failed."""
     result = cli("run", "-p", "plug.py:Whole", "--fail-on-error", stdin=b"a\n")
@@ -400,6 +415,7 @@ def test_plugin_that_fails_as_a_whole(cli: Cli) -> None:
     assert "line 1, byte 0: Whole: ValueError: no batch is good" in result.err
 
 
+@each_backend
 def test_jobs_change_nothing_but_who_works(cli: Cli) -> None:
     """What comes out is the same, in the same order."""
     cli.write("in", b"".join(b"line %d of many, some with an ERROR\n" % i for i in range(50_000)))
@@ -413,6 +429,7 @@ def test_jobs_change_nothing_but_who_works(cli: Cli) -> None:
 # Records that fail
 
 
+@each_backend
 def test_failures_are_collected(cli: Cli) -> None:
     """The others go on; the first few are shown, and how many more there are."""
     cli.write("in", b"a\nb\n" * 8)
@@ -428,6 +445,7 @@ def test_failures_are_collected(cli: Cli) -> None:
     assert result.err.endswith("and 3 more\n")
 
 
+@each_backend
 def test_fail_on_error(cli: Cli) -> None:
     """The output is complete all the same."""
     options = ["run", "-p", "plug.py:no_b", "--fail-on-error", "-o", "out"]
@@ -436,6 +454,7 @@ def test_fail_on_error(cli: Cli) -> None:
     assert cli(*options, stdin=b"a\nc\n").status == 0
 
 
+@each_backend
 def test_stop_at_the_first_failure(cli: Cli) -> None:
     """What was before it is kept, and nothing behind it."""
     cli.write("in", b"a\nX\n" * 100 + b"b\n" + b"a\n" * 100)
@@ -451,6 +470,7 @@ def test_stop_at_the_first_failure(cli: Cli) -> None:
     assert not cli.path("out").exists()
 
 
+@each_backend
 def test_stop_counts_up_to_the_failure(cli: Cli) -> None:
     """In the summary too."""
     result = cli(
@@ -479,6 +499,7 @@ def test_a_plugin_gets_what_failed(cli: Cli) -> None:
     )
 
 
+@each_backend
 def test_dead_letters(cli: Cli) -> None:
     """Each says what failed, where it stood and why."""
     cli.write("one", b"a\r\nb\xc3\xbc\n\r\nb\xff\r\nb")
@@ -523,6 +544,7 @@ def test_dead_letters_of_a_long_input(cli: Cli) -> None:
 # The summary and the bar
 
 
+@each_backend
 def test_summary_for_machines(cli: Cli) -> None:
     """Every count is exact."""
     cli.write("in", b"a\nb\nXY\r\n")
@@ -664,6 +686,7 @@ def test_standard_error_that_nobody_can_read(cli: Cli) -> None:
         assert (result.status, result.out) == (0, b"a\n")
 
 
+@each_backend
 def test_closed_pipe(cli: Cli) -> None:
     """`| head` ends the run without a word."""
     cli.write("in", b"some line\n" * 500_000)
@@ -698,6 +721,7 @@ def report(cli: Cli, name: str = "report.json") -> dict[str, Any]:
     return found
 
 
+@each_backend
 def test_report(cli: Cli) -> None:
     """As JSON and as a page; its figures are those of the run, and nothing else is said."""
     cli.write("in", b"a\nb\n" * 8)
@@ -853,6 +877,7 @@ def test_inputs_that_cannot_be_read(cli: Cli) -> None:
     assert not list(cli.directory.glob("out*"))
 
 
+@each_backend
 def test_input_that_fails_on_the_way(cli: Cli) -> None:
     """What came before it is kept."""
     cli.write("in", b"a\n")
@@ -923,6 +948,7 @@ def test_output_that_is_an_input(cli: Cli) -> None:
 # Ctrl-C
 
 
+@each_backend
 def test_interrupt_keeps_what_was_processed(cli: Cli) -> None:
     """Every record the plugin has seen is in the file that the sentence names."""
     cli.write("in", b"".join(b"%d\n" % number for number in range(100_000)))
@@ -936,6 +962,7 @@ def test_interrupt_keeps_what_was_processed(cli: Cli) -> None:
     assert kept.read_bytes() == cli.read("seen")
 
 
+@each_backend
 def test_interrupt_while_waiting_for_input(cli: Cli) -> None:
     """What came so far is out, and counted."""
     with cli.start("run", "-p", "upper", "--stats", "json", bufsize=0) as process:
@@ -951,6 +978,7 @@ def test_interrupt_while_waiting_for_input(cli: Cli) -> None:
     assert (result.stats()["records_out"], result.stats()["complete"]) == (1, False)
 
 
+@each_backend
 def test_second_interrupt_does_not_wait(cli: Cli) -> None:
     """Not even for a plugin that hangs."""
     with cli.start("run", "-p", "plug.py:hanging", "--stats", "none") as process:
@@ -1044,6 +1072,7 @@ def served(cli: Cli) -> Iterator[Served]:
             yield Served(process, found[1], pipe)
 
 
+@each_backend
 def test_metrics_of_a_run(served: Served) -> None:
     """They are those of the plugins, while it waits; the run then ends as any other."""
     status, text = served.get("/metrics")
@@ -1127,6 +1156,7 @@ def peak_memory(cli: Cli, name: str) -> int:
     return int(found[1]) * 1024
 
 
+@each_backend
 def test_constant_memory(cli: Cli) -> None:
     """Eight times the file takes no more memory."""
     block = b"".join(b"%060d\n" % number for number in range(16_000))
@@ -1221,6 +1251,7 @@ def test_plugins(cli: Cli) -> None:
     assert "Keeps the records" in out
 
 
+@each_backend
 def test_info(cli: Cli) -> None:
     """Versions, the backend and the instruction sets."""
     rows = dict(
