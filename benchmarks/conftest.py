@@ -6,7 +6,7 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from importlib.machinery import EXTENSION_SUFFIXES
 from importlib.util import module_from_spec, spec_from_file_location
@@ -20,7 +20,8 @@ from typing import Any
 import pytest
 
 import dataflare
-from benchmarks.workload import JOBS, LINES, answer, log_lines
+from benchmarks.workload import JOBS, LINES, PLUGINS, answer, log_lines
+from dataflare import BatchConfig, MemoryPoolConfig, PluginManager, PluginManagerConfig
 from dataflare._backend import simd_level
 
 if hasattr(os, "sched_setaffinity"):
@@ -60,6 +61,35 @@ def answers(lines: list[bytes]) -> dict[str, list[bytes]]:
     return {job: answer(job, lines) for job in JOBS}
 
 
+@pytest.fixture(scope="module")
+def manager() -> Iterator[PluginManager]:
+    # Slabs enough for the output of a million records at once.
+    config = PluginManagerConfig(
+        memory_pool_config=MemoryPoolConfig(max_huge_buffers=40),
+        batch_config=BatchConfig(enable_parallel=False),
+    )
+    with PluginManager(config) as manager:
+        manager.pool.warmup()
+        for job, plugin in PLUGINS.items():
+            manager.register_plugin(job, plugin)
+        yield manager
+
+
+@pytest.fixture(scope="module")
+def loaded(lines: list[bytes]) -> Callable[[str], Any]:
+    """The lines in the form that a peer likes best."""
+    from benchmarks.peers import PEERS  # reads the variables above
+
+    forms: dict[str, Any] = {}
+
+    def load(who: str) -> Any:
+        if who not in forms:
+            forms[who] = PEERS[who].load(lines)
+        return forms[who]
+
+    return load
+
+
 @pytest.fixture
 def measure(benchmark: Any, quick: bool) -> Callable[..., Any]:
     """Measure a function that does something `count` times, and return its answer.
@@ -88,7 +118,8 @@ def measure(benchmark: Any, quick: bool) -> Callable[..., Any]:
 def compare(benchmark: Any, quick: bool) -> Callable[..., dict[str, Any]]:
     """Measure functions in turn, for targets that are narrow ratios; return their answers.
 
-    What disturbs the machine for longer than a turn then disturbs all of them alike.
+    What disturbs the machine for longer than a turn then disturbs all of them alike. `prepare` is
+    called before each of them, outside the clock.
     """
 
     def run(
@@ -98,6 +129,7 @@ def compare(benchmark: Any, quick: bool) -> Callable[..., dict[str, Any]]:
         count: int,
         rounds: int,
         clock: Callable[[], float] = process_time,
+        prepare: Callable[[], object] = lambda: None,
     ) -> dict[str, Any]:
         seconds: dict[str, list[float]] = {who: [] for who in functions}
         answers: dict[str, Any] = {}
@@ -105,6 +137,7 @@ def compare(benchmark: Any, quick: bool) -> Callable[..., dict[str, Any]]:
         def turn() -> None:
             for who, function in functions.items():
                 answers.pop(who, None)
+                prepare()
                 started = clock()
                 answers[who] = function()
                 seconds[who].append(clock() - started)

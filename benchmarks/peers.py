@@ -52,6 +52,11 @@ def upper(line: bytes) -> bytes:
     return line.upper()
 
 
+def as_bytes(values: list[Any]) -> list[bytes]:
+    """What a peer has as strings, as bytes."""
+    return [value if type(value) is bytes else value.encode() for value in values]
+
+
 def arrow_table(lines: list[bytes]) -> pa.Table:
     return pa.table({"line": pa.array(lines, pa.string())})
 

@@ -97,6 +97,24 @@ TARGETS = {
         {"": (Bound(50),), "Python F in 2 ms": (Bound(2),)},
     ),
     "P11": Target("import, beyond that of numpy", "ms", every_job(30)),
+    "A1": Target("Arrow data to batch, the capsules are there", "ns a record", every_job(1)),
+    "A1 of one": Target(
+        "the same of one record, beyond the producer's own time", "ns", every_job(1_000)
+    ),
+    "A2": Target(
+        "batch or result to the capsule of a stream", "ns a record that goes out", every_job(10)
+    ),
+    "A3": Target(
+        "Arrow data to Arrow data", "ns a record", {"F": (SELECTIVE,), "FU": (SELECTIVE,)}
+    ),
+    "A4": Target("list of bytes to list", "ns a record", {"F": (SELECTIVE,), "FU": (SELECTIVE,)}),
+    "A5": Target(
+        "Parquet file to Parquet file, the whole process",
+        "s",
+        {job: (Bound(0.5, ("polars", "duckdb")),) for job in ("F", "FU")},
+    ),
+    "A5 CPU": Target("the same, processor time", "s"),
+    "A5 memory": Target("the same, peak resident memory", "MB"),
     "P12": Target(
         "dataflare run on one line, fifty packages of plugins installed",
         "ms",

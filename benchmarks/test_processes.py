@@ -1,4 +1,4 @@
-"""Whole processes, start-up included: P8, P11 and P12."""
+"""Whole processes, start-up included: P8, P11, P12 and A5."""
 
 from __future__ import annotations
 
@@ -8,14 +8,17 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import median
 from sysconfig import get_path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from benchmarks.peers import as_bytes
 from benchmarks.workload import answer, as_block, is_repeated, write_repeated
 
 USAGE = Path(__file__).with_name("usage.py")
@@ -61,15 +64,69 @@ def log(lines: list[bytes], quick: bool, tmp_path_factory: pytest.TempPathFactor
     path.unlink()
 
 
+POLARS = f"""{PYTHON} -c '
+import sys, polars as pl
+line = pl.col("line")
+frame = pl.scan_parquet(sys.argv[1]).select("line")
+%s.sink_parquet(sys.argv[2], compression="snappy", engine="streaming")
+' {{input}} {{output}}"""
+DUCKDB = f"""{PYTHON} -c '
+import sys, duckdb
+connection = duckdb.connect(config={{{{"threads": 1}}}})
+connection.sql("COPY (SELECT %s AS line FROM read_parquet(" + repr(sys.argv[1]) + ") %s) TO " +
+               repr(sys.argv[2]) + " (FORMAT parquet, COMPRESSION snappy)")
+' {{input}} {{output}}"""
+POLARS_HAS = 'frame.filter(line.str.contains("ERROR", literal=True))'
+POLARS_UPPER = "select(line.str.to_uppercase())"
+DUCKDB_HAS = """WHERE contains(line, " + repr("ERROR") + ")"""
+RUN_PARQUET = f"{DATAFLARE} run --value line {{plugins}} {{{{input}}}} -o {{{{output}}}}"
+
+PARQUET_COMMANDS = {
+    "F": {
+        "DataFlare": RUN_PARQUET.format(plugins="-p contains:ERROR"),
+        "polars": POLARS % POLARS_HAS,
+        "duckdb": DUCKDB % ("line", DUCKDB_HAS),
+    },
+    "U": {
+        "DataFlare": RUN_PARQUET.format(plugins="-p upper"),
+        "polars": POLARS % f"frame.{POLARS_UPPER}",
+        "duckdb": DUCKDB % ("upper(line)", ""),
+    },
+    "FU": {
+        "DataFlare": RUN_PARQUET.format(plugins="-p contains:ERROR -p upper"),
+        "polars": POLARS % f"{POLARS_HAS}.{POLARS_UPPER}",
+        "duckdb": DUCKDB % ("upper(line)", DUCKDB_HAS),
+    },
+}
+
+
 @pytest.mark.parametrize("job", COMMANDS)
 def test_p8(job, benchmark, log, lines, quick):
     path, times = log
     output = path.with_name("output")
     expected = as_block(answer(job, lines))
-    taken: dict[str, list[list[float]]] = {who: [] for who in COMMANDS[job]}
 
-    def run_in_turn() -> None:
-        for who, command in COMMANDS[job].items():
+    def check(who: str) -> None:
+        assert is_repeated(output, expected, times), who
+
+    in_turn("P8", job, COMMANDS[job], benchmark, path, output, check, 1 if quick else 5)
+
+
+def in_turn(
+    target: str,
+    job: str,
+    commands: dict[str, str],
+    benchmark: Any,
+    path: Path,
+    output: Path,
+    check: Callable[[str], None],
+    rounds: int,
+) -> None:
+    """Run commands from file to file, one after the other, and note medians."""
+    taken: dict[str, list[list[float]]] = {who: [] for who in commands}
+
+    def run() -> None:
+        for who, command in commands.items():
             line = command.format(input=shlex.quote(str(path)), output=shlex.quote(str(output)))
             done = subprocess.run(
                 [sys.executable, "-I", "-S", USAGE, line],
@@ -78,20 +135,53 @@ def test_p8(job, benchmark, log, lines, quick):
                 env=os.environ | {"LC_ALL": "C"},
             )
             taken[who].append(json.loads(done.stdout))
-            assert is_repeated(output, expected, times), who
+            check(who)
             output.unlink()
 
-    benchmark.group = f"P8 {job}"
-    benchmark.pedantic(run_in_turn, rounds=1 if quick else 5)
+    benchmark.group = f"{target} {job}"
+    benchmark.pedantic(run, rounds=rounds)
     rows = []
     for who, samples in taken.items():
         wall, cpu, peak = map(median, zip(*samples, strict=True))
         rows += [
-            ("P8", job, who, wall),
-            ("P8 CPU", job, who, cpu),
-            ("P8 memory", job, who, peak / 1e6),
+            (target, job, who, wall),
+            (f"{target} CPU", job, who, cpu),
+            (f"{target} memory", job, who, peak / 1e6),
         ]
     benchmark.extra_info["rows"] = rows
+
+
+@pytest.fixture(scope="module")
+def parquet(lines: list[bytes], quick: bool, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A file that holds the lines several times, as strings, and how often."""
+    path = tmp_path_factory.mktemp("parquet") / "lines.parquet"
+    table = pa.table({"line": pa.array(lines, pa.string())})
+    times = 2 if quick else 5
+    with pq.ParquetWriter(path, table.schema, compression="snappy", use_dictionary=False) as file:
+        for _ in range(times):
+            file.write_table(table, row_group_size=122_880)
+    return path, times
+
+
+@pytest.mark.parametrize("job", PARQUET_COMMANDS)
+def test_a5(job, benchmark, parquet, answers, quick):
+    options = subprocess.run(
+        [sys.executable, "-P", "-m", "dataflare.cli", "run", "--help"],
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"},
+    ).stdout
+    if "--value" not in options:
+        pytest.skip("this dataflare run reads no columns: it has no --value")
+    path, times = parquet
+    output = path.with_name("output.parquet")
+
+    def check(who: str) -> None:
+        values = pq.read_table(output)["line"].to_pylist()
+        assert as_bytes(values) == answers[job] * times, who
+
+    in_turn("A5", job, PARQUET_COMMANDS[job], benchmark, path, output, check, 1 if quick else 5)
 
 
 @pytest.mark.parametrize("module", ["dataflare", "duckdb", "polars", "pyarrow"])

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from itertools import repeat
 from time import process_time as clock
-from typing import Any
 
 import pytest
 
-from benchmarks.peers import PEERS, has_needle, upper
-from benchmarks.workload import JOBS, NEEDLE, answer, as_block
+from benchmarks.peers import PEERS, as_bytes, has_needle, upper
+from benchmarks.workload import JOBS, PLUGINS, answer, as_block
 from dataflare import (
     BatchConfig,
     BatchResult,
     DataFlarePlugin,
-    MemoryPoolConfig,
     PluginManager,
     PluginManagerConfig,
     PluginRecord,
@@ -25,13 +22,11 @@ from dataflare import (
     map_plugin,
 )
 from dataflare._backend import run_batch
-from dataflare.plugins import Chain, Contains, Upper
 
 pytestmark = pytest.mark.benchmark(timer=clock)
 
 STREAMS = {"stream of 65,536": 65_536, "stream of 8,192": 8_192}
 ONE_THREAD = BatchConfig(enable_parallel=False)
-PLUGINS = {"F": Contains(NEEDLE), "U": Upper(), "FU": Chain(Contains(NEEDLE), Upper())}
 
 
 class PythonNoop(DataFlarePlugin):
@@ -42,35 +37,8 @@ class PythonNoop(DataFlarePlugin):
 
 
 @pytest.fixture(scope="module")
-def manager() -> Iterator[PluginManager]:
-    # Slabs enough for the output of a million records at once.
-    config = PluginManagerConfig(
-        memory_pool_config=MemoryPoolConfig(max_huge_buffers=40),
-        batch_config=ONE_THREAD,
-    )
-    with PluginManager(config) as manager:
-        manager.pool.warmup()
-        for job, plugin in PLUGINS.items():
-            manager.register_plugin(job, plugin)
-        yield manager
-
-
-@pytest.fixture(scope="module")
 def batch(lines: list[bytes]) -> RecordBatch:
     return RecordBatch.from_lines(as_block(lines))
-
-
-@pytest.fixture(scope="module")
-def loaded(lines: list[bytes]) -> Callable[[str], Any]:
-    """The lines in the form that a peer likes best."""
-    forms: dict[str, Any] = {}
-
-    def load(who: str) -> Any:
-        if who not in forms:
-            forms[who] = PEERS[who].load(lines)
-        return forms[who]
-
-    return load
 
 
 def in_batches(lines: list[bytes], size: int) -> list[RecordBatch]:
@@ -78,10 +46,6 @@ def in_batches(lines: list[bytes], size: int) -> list[RecordBatch]:
         RecordBatch.from_lines(as_block(lines[start : start + size]))
         for start in range(0, len(lines), size)
     ]
-
-
-def as_bytes(values: list[Any]) -> list[bytes]:
-    return [value if type(value) is bytes else value.encode() for value in values]
 
 
 @pytest.mark.parametrize("who", ["DataFlare", "DataFlare, run_batch alone"])

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 
+from dataflare.plugins import Chain, Contains, Upper
+
 LINES = 1_000_000
 NEEDLE = b"ERROR"
 JOBS = {
@@ -13,6 +15,8 @@ JOBS = {
     "U": "upper-case",
     "FU": "keep the lines that contain ERROR, upper-case them",
 }
+PLUGINS = {"F": Contains(NEEDLE), "U": Upper(), "FU": Chain(Contains(NEEDLE), Upper())}
+"""The jobs as ours do them."""
 
 
 def log_lines(count: int) -> list[bytes]:
