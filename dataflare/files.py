@@ -17,7 +17,7 @@ import re
 import select
 import stat
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from io import FileIO
 from types import TracebackType
@@ -122,13 +122,20 @@ class InputFile:
     def size(self) -> int | None:
         return self.status.st_size if stat.S_ISREG(self.status.st_mode) else None
 
-    def blocks(self, pool: MemoryPool, block_size: int = BLOCK_SIZE) -> Iterator[LineBlock]:
+    def blocks(
+        self,
+        pool: MemoryPool,
+        waiting: Callable[[], AbstractContextManager[None]] = nullcontext,
+        block_size: int = BLOCK_SIZE,
+    ) -> Iterator[LineBlock]:
         """Read the file from its beginning to its end.
 
         Parameters
         ----------
         pool : MemoryPool
             Where the blocks come from.
+        waiting : callable
+            Makes a context in which there is only a wait: for a writer of a named pipe, for input.
         block_size : int
             Bytes; a block grows when a line is longer.
 
@@ -138,7 +145,7 @@ class InputFile:
         """
         newline = None
         line, offset = 1, 0
-        for memory in self._read(pool, block_size):
+        for memory in self._read(pool, waiting, block_size):
             if newline is None:
                 newline = _first_newline(memory)
             batch = RecordBatch.from_lines(memory, newline=newline, pool=pool)
@@ -152,18 +159,26 @@ class InputFile:
                 return open(0, "rb", buffering=0, closefd=False)
             return open(self.path, "rb", buffering=0)
 
-    def _read(self, pool: MemoryPool, block_size: int) -> Iterator[memoryview]:
+    def _read(
+        self,
+        pool: MemoryPool,
+        waiting: Callable[[], AbstractContextManager[None]],
+        block_size: int,
+    ) -> Iterator[memoryview]:
         """Pieces of the file that end with a newline, or with the file."""
         rest = memoryview(b"")
         ended = False
-        with self._open() as file:
+        with waiting():
+            opened = self._open()
+        with opened as file:
             wait = _waiter(file, self.status)
             while not ended:
                 memory = memoryview(pool.get_buffer(max(block_size, 2 * len(rest))))
                 memory[: len(rest)] = rest
                 filled, cut = len(rest), 0
                 while cut == 0 and filled < len(memory) and not ended:
-                    wait()
+                    with waiting():
+                        wait()
                     with _sentence("read", self.name):
                         count = os.readv(file.fileno(), [memory[filled:]])
                     ended = count == 0

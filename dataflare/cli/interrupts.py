@@ -1,4 +1,4 @@
-"""Ctrl-C between two steps of work instead of within one, and an end in good order."""
+"""Ctrl-C between two steps of work, or while waiting for one, and an end in good order."""
 
 from __future__ import annotations
 
@@ -21,10 +21,14 @@ class EndedError(BaseException):
 
 
 class Interrupts:
-    """Lets a step that has begun end before Ctrl-C takes effect; a second Ctrl-C does not wait."""
+    """Lets work that has begun end before Ctrl-C takes effect; a second Ctrl-C does not wait.
+
+    An exception at any moment would come out of anything, such as a function that C calls and that
+    has nowhere to raise it. So it is raised where it does no harm: `waiting`, and at a `check`.
+    """
 
     def __init__(self) -> None:
-        self._holding = False
+        self._waiting = False
         self._asked = False
 
     @contextmanager
@@ -46,13 +50,17 @@ class Interrupts:
                 signal.signal(number, handler)
 
     @contextmanager
-    def held(self) -> Iterator[None]:
-        """One step of work."""
-        self._holding = True
+    def waiting(self) -> Iterator[None]:
+        """What may be broken off at any moment, since it only waits."""
+        self._waiting = True
         try:
+            self.check()
             yield
         finally:
-            self._holding = False
+            self._waiting = False
+
+    def check(self) -> None:
+        """Raise `KeyboardInterrupt` if there was a Ctrl-C that waits to take effect."""
         if self._asked:
             raise KeyboardInterrupt
 
@@ -62,6 +70,6 @@ class Interrupts:
         raise EndedError(number)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if not self._holding or self._asked:
+        if self._waiting or self._asked:
             raise KeyboardInterrupt
         self._asked = True

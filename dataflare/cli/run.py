@@ -235,12 +235,12 @@ class Job:
         with self._interrupts.watched(), self._opened, show.progress(total, shown) as update:
             try:
                 for source in self._inputs:
-                    for block in source.blocks(self._manager.pool):
+                    for block in source.blocks(self._manager.pool, self._interrupts.waiting):
                         self._block(source.name, block, update)
             finally:
                 self.tally.finish(self._output.size, self._manager.get_metrics(self._name))
-                with self._interrupts.held():
-                    self._write_report()
+                self._write_report()
+            self._interrupts.check()  # before the outputs appear under their names
         self.tally.complete = True
 
     def _write_report(self) -> None:
@@ -259,11 +259,11 @@ class Job:
         start = 0
         while start < length:
             batch = block.batch[start : start + self._batch_size]
-            with self._interrupts.held():
-                result = self._manager.process_batch(self._name, batch)
-                self._write(name, block, start, result)
-                start += len(batch)
-                self.tally.bytes_in = begin + len(block.memory) * start // length
+            result = self._manager.process_batch(self._name, batch)
+            self._write(name, block, start, result)
+            start += len(batch)
+            self.tally.bytes_in = begin + len(block.memory) * start // length
+            self._interrupts.check()
             if result.processing_time > BATCH_SECONDS:
                 self._batch_size = max(1, len(batch) // 2)
             elif result.processing_time < BATCH_SECONDS / 8:

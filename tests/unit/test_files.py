@@ -18,7 +18,7 @@ POOL = MemoryPool(MemoryPoolConfig(max_huge_buffers=0))
 
 
 def blocks_of(path: Path, block_size: int = 1 << 20) -> Iterator[LineBlock]:
-    return InputFile(str(path)).blocks(POOL, block_size)
+    return InputFile(str(path)).blocks(POOL, block_size=block_size)
 
 
 def lines_of(content: bytes) -> list[bytes]:
@@ -99,7 +99,7 @@ def test_blocks_go_home(tmp_path: Path) -> None:
     """However long the file, two blocks of the pool are enough."""
     (tmp_path / "input").write_bytes(b"some line\n" * 100_000)
     pool = MemoryPool()
-    for block in InputFile(str(tmp_path / "input")).blocks(pool, 65536):
+    for block in InputFile(str(tmp_path / "input")).blocks(pool, block_size=65536):
         assert len(block.batch) > 0
     del block
     stats = pool.get_stats()
