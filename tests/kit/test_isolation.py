@@ -69,14 +69,18 @@ def test_a_child_that_closes_everything_has_no_more_time(life):
 def test_ctrl_c_ends_the_child(life):
     """Even if it has closed everything."""
     kept, is_over, _ = life
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background
 
     def work():
         close_all_but(kept)
         time.sleep(LONG)
 
     threading.Timer(0.3, _thread.interrupt_main).start()
-    with pytest.raises(KeyboardInterrupt):
-        in_child(work, LONG)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            in_child(work, LONG)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert is_over()
 
 
