@@ -391,8 +391,10 @@ static ptrdiff_t dfa_adjacent(const df_view *values, ptrdiff_t count, const char
     return i;
 }
 
-/* Arrow's offsets, count + 1 of 4 or of 8 bytes; who calls knows that the sum fits. */
-static void dfa_write_offsets(char *offsets, int width, const df_view *values, ptrdiff_t count) {
+/* Arrow's offsets, count + 1 of 4 or of 8 bytes, and their last.  They are of no use if that does
+ * not fit. */
+static int64_t dfa_write_offsets(char *offsets, int width, const df_view *values,
+                                 ptrdiff_t count) {
     int64_t stop = 0;
     if (width == 4) {
         int32_t *out = (int32_t *)offsets;
@@ -409,6 +411,7 @@ static void dfa_write_offsets(char *offsets, int width, const df_view *values, p
         }
         out[count] = stop;
     }
+    return stop;
 }
 
 /* Copy values one behind the other; empty ones may have no address. */

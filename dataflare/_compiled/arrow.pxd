@@ -69,7 +69,7 @@ cdef extern from "arrow.h" nogil:
     Py_ssize_t dfa_fill(char *views, const df_view *values, Py_ssize_t start, Py_ssize_t count,
                         char *buffer, int64_t size, int32_t index)
     Py_ssize_t dfa_adjacent(const df_view *values, Py_ssize_t count, const char **begin)
-    void dfa_write_offsets(char *offsets, int width, const df_view *values, Py_ssize_t count)
+    int64_t dfa_write_offsets(char *offsets, int width, const df_view *values, Py_ssize_t count)
     void dfa_join(char *target, const df_view *values, Py_ssize_t count)
     Py_ssize_t dfa_fitting(const df_view *values, Py_ssize_t start, Py_ssize_t count,
                            int64_t limit)

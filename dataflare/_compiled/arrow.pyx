@@ -34,7 +34,7 @@ from cpython.pycapsule cimport (
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.errno cimport EINVAL, ENOMEM
 from libc.stdint cimport INT32_MAX, int32_t, int64_t, uint8_t
-from libc.stdlib cimport qsort, strtoll
+from libc.stdlib cimport qsort
 from libc.string cimport memcpy, memset, strcmp, strncmp
 
 from os import strerror
@@ -65,6 +65,10 @@ cdef const char *EMPTY = b""
 cdef const char *SCHEMA_NAME = b"arrow_schema"
 cdef const char *ARRAY_NAME = b"arrow_array"
 cdef const char *STREAM_NAME = b"arrow_array_stream"
+
+# With more of them an array of views, the widest elements, would not fit in an address space; so no
+# address of an element overflows.
+cdef int64_t MOST_ELEMENTS = PY_SSIZE_T_MAX // 16 - 1
 
 # As many rows at least make a chunk of their own in a stream.
 cdef Py_ssize_t LEAST_CHUNK = 4096
@@ -167,13 +171,16 @@ cdef str text_of(const char *text):
 
 cdef Kind kind_of(const char *format) noexcept:
     cdef Kind kind
-    cdef char *end
+    cdef const char *digit
     kind.layout = OTHER
     kind.width = 0
     kind.text = False
     if format[0] == c"w" and format[1] == c":":
-        kind.width = strtoll(format + 2, &end, 10)
-        if end != format + 2 and end[0] == 0 and kind.width >= 0:
+        digit = format + 2
+        while c"0" <= digit[0] <= c"9" and kind.width <= INT32_MAX:
+            kind.width = 10 * kind.width + digit[0] - c"0"
+            digit += 1
+        if digit != format + 2 and digit[0] == 0 and kind.width <= INT32_MAX:
             kind.layout = FIXED
         return kind
     if format[0] == c"v" and format[1] in (c"z", c"u") and format[2] == 0:
@@ -235,7 +242,7 @@ cdef int check_array(const ArrowArray *array, const ArrowSchema *schema, int64_t
     cdef int64_t i
     if array.release is NULL:
         raise malformed(what, "it was released already")
-    if array.length < 0 or array.offset < 0 or array.length > PY_SSIZE_T_MAX - array.offset:
+    if array.length < 0 or array.offset < 0 or array.length > MOST_ELEMENTS - array.offset:
         raise malformed(what, f"its length is {array.length}, its offset {array.offset}")
     if array.null_count < -1 or array.null_count > array.length:
         raise malformed(what, f"its null count is {array.null_count}")
@@ -628,7 +635,7 @@ cdef class Stream:
     cdef ArrowArrayStream stream         # moved here; release NULL: at its end
     cdef ArrowSchema schema              # of all chunks, released with this object
     cdef Plan plan
-    cdef bint busy                       # some thread waits for the producer
+    cdef bint busy                       # somebody is in __next__, and may end the stream
 
     def __dealloc__(self):
         if self.schema.release is not NULL:
@@ -642,6 +649,8 @@ cdef class Stream:
             raise ValueError("the Arrow stream was released already")
         self.stream = source[0]
         source.release = NULL
+        if self.stream.get_schema is NULL or self.stream.get_next is NULL:
+            raise ValueError("the Arrow stream is malformed: it lacks its functions")
         with nogil:
             code = self.stream.get_schema(&self.stream, &self.schema)
         if code:
@@ -684,16 +693,22 @@ cdef class Stream:
         return self
 
     def __next__(self):
-        cdef Held held = Held.__new__(Held)
-        cdef int code
         if self.busy:
             raise ValueError("another thread is reading the Arrow stream")
+        # To the end: who found an error releases the stream, and nobody may be in it then.
+        self.busy = True
+        try:
+            return self.read()
+        finally:
+            self.busy = False
+
+    cdef RecordBatch read(self):
+        cdef Held held = Held.__new__(Held)
+        cdef int code
         if self.stream.release is NULL:
             raise StopIteration
-        self.busy = True
         with nogil:
             code = self.stream.get_next(&self.stream, &held.array)
-        self.busy = False
         if code:
             held.array.release = NULL
             self.fail(code)
@@ -961,6 +976,10 @@ cdef object new_capsule(size_t size, const char *name, void (*drop)(object) noex
         raise
 
 
+cdef bint goes_on(uint8_t status) noexcept nogil:
+    return status == DF_SUCCESS or status == DF_SKIP
+
+
 cdef int compare_segments(const void *one, const void *other) noexcept nogil:
     cdef size_t first = <size_t>(<const dfa_segment *>one).data
     cdef size_t second = <size_t>(<const dfa_segment *>other).data
@@ -1069,6 +1088,8 @@ cdef class Export:
     cdef Memory scratch                  # of columns by row
     cdef const df_view *values           # by row, made when first asked for, or NULL
     cdef const df_view *keys
+    cdef const int64_t *origins          # likewise
+    cdef const int64_t *places
 
     def __cinit__(self, RecordBatch batch, BatchResult result, bint every, columns, type):
         self.batch = batch
@@ -1209,7 +1230,7 @@ cdef class Export:
         for i in range(length):
             views[i].data = mark
             views[i].size = 0
-            if self.result.statuses[i] == DF_SUCCESS or self.result.statuses[i] == DF_SKIP:
+            if goes_on(self.result.statuses[i]):
                 views[i] = source[place]
                 place += 1
         return views
@@ -1309,12 +1330,11 @@ cdef class Export:
             return self.write_arrow_views(array, memory, views, length, nulls, bitmap, owners)
         offsets = memory.arena.allocate((length + 1) * width)
         with nogil:
-            dfa_write_offsets(offsets, width, views, length)
+            total = dfa_write_offsets(offsets, width, views, length)
             adjacent = dfa_adjacent(views, length, &data)
-        if width == 4:
-            total = dfa_load32(offsets, length)
-        else:
-            total = dfa_load64(offsets, length)
+        if width == 4 and total > most_bytes:  # of values and keys there are no more: see fitting
+            raise ValueError(f"a column of {total} bytes is too much for offsets of 32 bits: "
+                             f"export fewer rows at a time, or as a type that is large")
         if adjacent < length or data is NULL:
             copy = memory.arena.allocate(total)
             if total:
@@ -1385,10 +1405,9 @@ cdef class Export:
 
     cdef list status_names(self, Py_ssize_t start, Py_ssize_t length):
         cdef Py_ssize_t i
+        cdef const int64_t *origins = self.origins_of_rows()
         names = [name.encode() for name in STATUSES]
-        if self.every:
-            return [names[self.result.statuses[i]] for i in range(start, start + length)]
-        return [names[self.result.statuses[i]] for i in self.origins()[start:start + length]]
+        return [names[self.result.statuses[origins[i]]] for i in range(start, start + length)]
 
     cdef list messages(self, Py_ssize_t start, Py_ssize_t length):
         found = [None] * length
@@ -1398,58 +1417,68 @@ cdef class Export:
                     found[index - start] = str(error.message).encode("utf-8", "replace")
         return found
 
-    cdef list origins(self):
-        """Positions in the input of the records that go on."""
-        cdef Py_ssize_t i
-        return [
-            i for i in range(self.result.total)
-            if self.result.statuses[i] == DF_SUCCESS or self.result.statuses[i] == DF_SKIP
-        ]
+    cdef const int64_t *origins_of_rows(self) except NULL:
+        """By row of a result: the position of its record in the input."""
+        cdef Py_ssize_t i, place = 0
+        cdef int64_t *origins
+        if self.origins is NULL:
+            origins = <int64_t *>zeros(self.scratch.arena, len(self), sizeof(int64_t))
+            for i in range(self.result.total):
+                if self.every or goes_on(self.result.statuses[i]):
+                    origins[place] = i
+                    place += 1
+            self.origins = origins
+        return self.origins
+
+    cdef const int64_t *places_of_rows(self) except NULL:
+        """By row: the place of its record in the batch, or -1."""
+        cdef Py_ssize_t i, place = 0, length = len(self)
+        cdef int64_t *places
+        if self.places is NULL:
+            places = <int64_t *>zeros(self.scratch.arena, length, sizeof(int64_t))
+            for i in range(length):
+                if self.every and not goes_on(self.result.statuses[i]):
+                    places[i] = -1
+                else:
+                    places[i] = place
+                    place += 1
+            self.places = places
+        return self.places
 
     cdef int write_numbers(self, ArrowArray *array, Memory memory, str column, str format,
                            Py_ssize_t start, Py_ssize_t length) except -1:
         cdef const df_batch *columns = &self.batch.columns
+        cdef const int64_t *places
+        cdef const int64_t *wide = NULL
+        cdef const int32_t *narrow = NULL
         cdef int64_t *numbers = <int64_t *>zeros(memory.arena, length, sizeof(int64_t))
-        cdef int32_t *narrow
-        cdef uint8_t *bitmap = NULL
-        cdef Py_ssize_t i, place = 0, nulls = 0
-        cdef Py_ssize_t total = len(self)
+        cdef uint8_t *bitmap = <uint8_t *>zeros(memory.arena, (length + 7) // 8, 1)
+        cdef int32_t *short_numbers
+        cdef Py_ssize_t i, nulls = 0
         cdef bint timed = column == "timestamp", there
-        cdef uint8_t status
-        cdef int64_t number
-        bitmap = <uint8_t *>zeros(memory.arena, (length + 7) // 8, 1)
-        for i in range(total):
-            there = True
-            if self.result is not None and column == "index":
-                if self.every:
-                    number = i
-                else:
-                    break
-            else:
-                if self.every:
-                    status = self.result.statuses[i]
-                    there = status == DF_SUCCESS or status == DF_SKIP
-                number = 0
-                if there:
-                    if timed and columns.timestamps is not NULL:
-                        number = columns.timestamps[place]
-                    elif column == "offset" and columns.offsets is not NULL:
-                        number = columns.offsets[place]
-                    elif column == "partition" and columns.partitions is not NULL:
-                        number = columns.partitions[place]
-                    place += 1
-                    there = number != 0 or not timed  # 0 is a timestamp that was not given
-            if start <= i < start + length:
-                numbers[i - start] = number
-                nulls += not there
-                bitmap[(i - start) >> 3] |= <uint8_t>(there << ((i - start) & 7))
-        if column == "index" and not self.every:
-            for i, origin in enumerate(self.origins()[start:start + length]):
-                numbers[i] = origin
+        if column == "index":
+            memcpy(numbers, self.origins_of_rows() + start, length * sizeof(int64_t))
+            return set_array(array, memory, length, 0, [0, <size_t>numbers], 0)
+        if column == "partition":
+            narrow = columns.partitions
+        else:
+            wide = columns.timestamps if timed else columns.offsets
+        places = self.places_of_rows() + start
+        for i in range(length):
+            there = places[i] >= 0
+            if there and wide is not NULL:
+                numbers[i] = wide[places[i]]
+            elif there and narrow is not NULL:
+                numbers[i] = narrow[places[i]]
+            if timed and numbers[i] == 0:  # it was not given
+                there = False
+            nulls += not there
+            bitmap[i >> 3] |= <uint8_t>(there << (i & 7))
         if format == "i":
-            narrow = <int32_t *>numbers  # in place: what is written was read before
+            short_numbers = <int32_t *>zeros(memory.arena, length, sizeof(int32_t))
             for i in range(length):
-                narrow[i] = <int32_t>numbers[i]
+                short_numbers[i] = <int32_t>numbers[i]
+            numbers = <int64_t *>short_numbers  # its address is all that is used from here on
         return set_array(array, memory, length, nulls,
                          [<size_t>bitmap if nulls else 0, <size_t>numbers], 0)
 
@@ -1459,15 +1488,11 @@ cdef class Export:
         cdef int32_t *offsets = <int32_t *>zeros(memory.arena, length + 1, sizeof(int32_t))
         cdef uint8_t *bitmap = <uint8_t *>zeros(memory.arena, (length + 7) // 8, 1)
         cdef Py_ssize_t i, nulls = 0
-        cdef list rows = [None] * len(self)
-        column = self.batch.metadata_column
-        if column is not None:
-            places = self.origins() if self.every else range(len(column))
-            for place, metadata in zip(places, column, strict=True):
-                rows[place] = metadata
+        cdef const int64_t *places = self.places_of_rows() + start
+        cdef tuple column = self.batch.metadata_column
         keys, values = [], []
         for i in range(length):
-            metadata = rows[start + i]
+            metadata = None if column is None or places[i] < 0 else column[places[i]]
             offsets[i] = <int32_t>len(keys)
             if metadata is None:
                 nulls += 1
@@ -1498,6 +1523,7 @@ cdef class Chunks:
     cdef Py_ssize_t start                # of the next chunk
     cdef ArrowArray ready                # the next chunk, or release NULL
     cdef bint done
+    cdef bint busy                       # somebody makes a chunk
     cdef bytes error                     # of the last call, or None
 
     def __dealloc__(self):
@@ -1517,14 +1543,26 @@ cdef class Chunks:
         return 0
 
     cdef int next(self, ArrowArray *out) except -1:
-        if self.ready.release is NULL and not self.done:
-            self.prepare()
+        if self.busy:
+            raise ValueError("another thread is reading the Arrow stream")
+        self.busy = True
+        try:
+            if self.ready.release is NULL and not self.done:
+                self.prepare()
+        finally:
+            self.busy = False
         out[0] = self.ready
         self.ready.release = NULL
         return 0
 
     cdef int note(self, object error) noexcept:
-        self.error = str(error).encode("utf-8", "replace")
+        """Keep the message of what was raised; never 0, whatever else happens."""
+        self.error = None
+        try:
+            message = str(error) or type(error).__name__
+            self.error = message.encode("utf-8", "replace")
+        except BaseException:
+            pass  # no memory for a message: it fails without one
         return ENOMEM if isinstance(error, MemoryError) else EINVAL
 
 
@@ -1538,7 +1576,7 @@ cdef int get_schema_with_gil(Chunks chunks, ArrowSchema *out) noexcept:
     try:
         chunks.export.fill_schema(out, chunks.formats)
         return 0
-    except Exception as error:
+    except BaseException as error:  # of a signal, too: the consumer would see success
         if out.release is not NULL:
             out.release(out)
         return chunks.note(error)
@@ -1550,11 +1588,11 @@ cdef int get_next(ArrowArrayStream *stream, ArrowArray *out) noexcept nogil:
 
 
 cdef int get_next_with_gil(Chunks chunks, ArrowArray *out) noexcept:
+    out.release = NULL
     try:
         chunks.next(out)
         return 0
-    except Exception as error:
-        out.release = NULL
+    except BaseException as error:
         return chunks.note(error)
 
 

@@ -473,7 +473,11 @@ cdef BatchResult finish_result(
     RecordBatch batch, const uint8_t *status, Arena arena, RecordBatch output, list errors,
     list given, MemoryPool pool
 ):
-    """Give the output the other columns of its records."""
+    """Give the output the other columns of its records.
+
+    What was only skipped is as it came: text is text still, and need not be looked at again.
+    """
+    cdef BatchResult result
     cdef Py_ssize_t i, place = 0, length = batch.columns.length
     cdef Py_ssize_t *chosen = NULL
     cdef Arena scratch
@@ -491,4 +495,7 @@ cdef BatchResult finish_result(
             (None if old is None else old[i]) if new is None else new
             for i, new in enumerate(given)
         ])
-    return make_result(status, length, arena, output, errors, given)
+    result = make_result(status, length, arena, output, errors, given)
+    if result.counts[DF_SUCCESS] == 0:
+        output.text = batch.text
+    return result

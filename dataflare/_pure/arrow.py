@@ -23,6 +23,8 @@ import ctypes
 import errno
 import itertools
 import os
+import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from ctypes import CFUNCTYPE, POINTER, PYFUNCTYPE, c_char, c_char_p, c_int, c_int64, c_void_p
 from types import MappingProxyType
@@ -57,6 +59,8 @@ from dataflare._pure.result import BatchResult
 
 _NULLABLE = 2
 _MOST = (1 << 63) - 1
+# With more of them an array of views, the widest elements, would not fit in an address space.
+_MOST_ELEMENTS = _MOST // 16 - 1
 _SHORT = 12  # a value of so many bytes or less stands in its view itself
 
 _most_bytes = (1 << 31) - 1
@@ -231,8 +235,14 @@ _UNITS = {"tss:": 1_000_000_000, "tsm:": 1_000_000, "tsu:": 1_000, "tsn:": 1}
 
 
 def _kind_of(written: str) -> _Kind:
-    if written[:2] == "w:" and written[2:].isascii() and written[2:].isdigit():
-        return _Kind("fixed", int(written[2:]), False)
+    digits = written[2:].lstrip("0") or "0"
+    if (
+        written[:2] == "w:"
+        and written[2:].isascii()
+        and written[2:].isdigit()
+        and (len(digits) <= 10 and int(digits) < 1 << 31)
+    ):
+        return _Kind("fixed", int(digits), False)
     return _KINDS.get(written, _Kind("", 0, False))
 
 
@@ -244,7 +254,7 @@ def _check_array(array: _Array, schema: _Schema, n_buffers: int, what: str) -> N
     """Refuse what does not fit its schema, apart from what is in its buffers."""
     if not array.release:
         raise _malformed(what, "it was released already")
-    if array.length < 0 or array.offset < 0 or array.length > _MOST - array.offset:
+    if array.length < 0 or array.offset < 0 or array.length > _MOST_ELEMENTS - array.offset:
         raise _malformed(what, f"its length is {array.length}, its offset {array.offset}")
     if array.null_count < -1 or array.null_count > array.length:
         raise _malformed(what, f"its null count is {array.null_count}")
@@ -279,10 +289,10 @@ def _valid(held: _Held, array: _Array, first: int, length: int, what: str) -> li
         if array.null_count > 0:
             raise _malformed(what, f"{array.null_count} of it are null, and it does not say which")
         return None
-    stop = first + length
-    bits = np.unpackbits(
-        held.numbers(array.buffers[0], (stop + 7) // 8, "u1"), count=stop, bitorder="little"
-    )
+    skipped = first // 8
+    first -= 8 * skipped
+    octets = held.numbers(array.buffers[0], (first + length + 7) // 8, "u1", skipped)
+    bits = np.unpackbits(octets, count=first + length, bitorder="little")
     valid: list[bool] = bits[first:].astype(bool).tolist()
     return valid
 
@@ -529,17 +539,18 @@ def _metadata_of_structs(
     _check_range(array, start, length, what)
     first = array.offset + start
     valid = _valid(held, array, first, length, what)
-    columns = {}
+    columns = []
     for i, child in enumerate(_children(schema)):
         name = _text(child.name)
-        columns[name] = _strings(
+        values = _strings(
             held, child, array.children[i].contents, first, length, f"{name!r} in {what}"
         )
+        columns.append((name, values))
     return tuple(
         None
         if valid is not None and not valid[j]
         else MappingProxyType(
-            {name: column[j] for name, column in columns.items() if column[j] is not None}
+            {name: column[j] for name, column in columns if column[j] is not None}
         )
         for j in range(length)
     )
@@ -617,12 +628,16 @@ class _Reader:
     def __init__(self, capsule: object, wanted: Sequence[str | None]) -> None:
         self._stream = _Stream()
         self._schema = _Schema()
-        self._busy = False
+        self._busy = threading.Lock()  # who has it is in __next__, and may end the stream
         source = _Stream.from_address(_pointer_in(capsule, _STREAM))
         if not source.release:
             raise ValueError("the Arrow stream was released already")
-        ctypes.memmove(ctypes.addressof(self._stream), ctypes.addressof(source), 5 * 8)
+        ctypes.memmove(
+            ctypes.addressof(self._stream), ctypes.addressof(source), ctypes.sizeof(source)
+        )
         source.release = None
+        if not self._stream.get_schema or not self._stream.get_next:
+            raise ValueError("the Arrow stream is malformed: it lacks its functions")
         code = self._call(self._stream.get_schema, self._schema)
         if code:
             self._schema.release = None
@@ -646,9 +661,14 @@ class _Reader:
         raise OSError(code, f"the Arrow stream failed: {message}")
 
     def _end(self) -> None:
-        if self._stream.release:
-            _RELEASE(self._stream.release)(ctypes.addressof(self._stream))
-            self._stream.release = None
+        release = self._stream.release
+        if release:
+            stream = _Stream()
+            ctypes.memmove(
+                ctypes.addressof(stream), ctypes.addressof(self._stream), ctypes.sizeof(stream)
+            )
+            self._stream.release = None  # first: meanwhile another thread may look at it
+            _RELEASE(release)(ctypes.addressof(stream))
 
     def empty(self) -> RecordBatch:
         """The batch of a stream without chunks."""
@@ -664,16 +684,19 @@ class _Reader:
         return self
 
     def __next__(self) -> RecordBatch:
-        held = _Held()
-        if self._busy:
+        if not self._busy.acquire(blocking=False):
             raise ValueError("another thread is reading the Arrow stream")
+        # To the end: who found an error releases the stream, and nobody may be in it then.
+        try:
+            return self._read()
+        finally:
+            self._busy.release()
+
+    def _read(self) -> RecordBatch:
+        held = _Held()
         if not self._stream.release:
             raise StopIteration
-        self._busy = True
-        try:
-            code = self._call(self._stream.get_next, held.array)
-        finally:
-            self._busy = False
+        code = self._call(self._stream.get_next, held.array)
         if code:
             held.array.release = None
             self._fail(code)
@@ -928,7 +951,14 @@ def _bytes_array(values: Sequence[Value | None], written: str) -> _Array:
     filled = [b"" if value is None else value for value in values]
     if written[0] == "v":
         return _views_array(filled, bitmap, nulls)
-    offsets = np.zeros(len(filled) + 1, "i4" if written in "zu" else "i8")
+    total = sum(map(len, filled))
+    narrow = written in "zu"
+    if narrow and total > _most_bytes:  # of values and keys there are no more: see fitting
+        raise ValueError(
+            f"a column of {total} bytes is too much for offsets of 32 bits: export fewer rows at a "
+            f"time, or as a type that is large"
+        )
+    offsets = np.zeros(len(filled) + 1, "i4" if narrow else "i8")
     np.cumsum([len(value) for value in filled], out=offsets[1:])
     data = np.frombuffer(b"".join(filled) or b"\0", np.uint8)
     return _make_array(len(filled), nulls, [bitmap, offsets, data])
@@ -945,15 +975,15 @@ def _views_array(
             raise ValueError(
                 f"row {i} has {size} bytes, too many for a view: ask for a type that is large"
             )
-        views += size.to_bytes(4, "little")
+        views += size.to_bytes(4, sys.byteorder)
         if size <= _SHORT:
             views += bytes(value).ljust(_SHORT, b"\0")
             continue
         if len(buffers[-1]) + size > _most_bytes:
             buffers.append(bytearray())
         views += bytes(value[:4])
-        views += (len(buffers) - 1).to_bytes(4, "little")
-        views += len(buffers[-1]).to_bytes(4, "little")
+        views += (len(buffers) - 1).to_bytes(4, sys.byteorder)
+        views += len(buffers[-1]).to_bytes(4, sys.byteorder)
         buffers[-1] += value
     filled = [np.frombuffer(buffer, np.uint8) for buffer in buffers if buffer]
     sizes = np.array([len(buffer) for buffer in filled], np.int64)
@@ -1005,8 +1035,8 @@ class Export:
                 f"more than {_most_bytes} bytes do not fit in one array with offsets of 32 bits: "
                 f"ask for a stream, or for a type that is large"
             )
-        array = self.rows(formats, 0, len(self))
-        return _capsule(self.schema(formats), _SCHEMA), _capsule(array, _ARRAY)
+        schema = _capsule(self.schema(formats), _SCHEMA)
+        return schema, _capsule(self.rows(formats, 0, len(self)), _ARRAY)
 
     def __arrow_c_stream__(self, requested_schema: object = None) -> object:
         stream = _Stream()
@@ -1209,6 +1239,7 @@ class _Chunks:
         self._formats = formats
         self._start = 0
         self._done = False
+        self._busy = threading.Lock()  # who has it makes a chunk
         self.error: ctypes.Array[c_char] | None = None
         # The first chunk is made now: what is wrong with the values is then an exception here.
         self._ready = self._prepare()
@@ -1231,16 +1262,22 @@ class _Chunks:
         return self._export.schema(self._formats)
 
     def next(self) -> _Array:
-        array = self._ready or self._prepare()
-        self._ready = None
+        if not self._busy.acquire(blocking=False):
+            raise ValueError("another thread is reading the Arrow stream")
+        try:
+            array = self._ready or self._prepare()
+            self._ready = None
+        finally:
+            self._busy.release()
         return array or _Array()
 
     def answer(self, out: int, make: Callable[[], ctypes.Structure]) -> int:
         """Move what is made to where the consumer wants it."""
         try:
             node = make()
-        except Exception as error:
-            self.error = ctypes.create_string_buffer(str(error).encode("utf-8", "replace"))
+        except BaseException as error:  # of a signal, too: the consumer would see success
+            message = str(error) or type(error).__name__
+            self.error = ctypes.create_string_buffer(message.encode("utf-8", "replace"))
             return errno.ENOMEM if isinstance(error, MemoryError) else errno.EINVAL
         ctypes.memmove(out, ctypes.addressof(node), ctypes.sizeof(node))
         return 0

@@ -462,6 +462,8 @@ class Gathering:
         """The result; every record must have been decided."""
         kept = [i for i, status in enumerate(self.status) if status in (SUCCESS, SKIP)]
         output = self.batch._carry(tuple(self.values), kept)
+        if SUCCESS not in self.status:  # as it came: text is text still
+            output._text = self.batch._text
         if any(metadata is not None for metadata in self.given):
             before = output._metadata or (None,) * len(output)
             output._metadata = tuple(
