@@ -2,6 +2,7 @@
 
 import ctypes
 from collections import Counter
+from collections.abc import Callable
 from ctypes import CFUNCTYPE, POINTER, PYFUNCTYPE, c_char_p, c_int, c_int64, c_void_p
 from dataclasses import dataclass, field
 from typing import Any
@@ -160,9 +161,18 @@ class Producer:
 
 
 class StreamProducer:
-    """A stream of structs; `fail` is the number of the call of get_next that fails."""
+    """A stream of structs; `fail` is the number of the call of get_next that fails.
 
-    def __init__(self, nodes: list[Node], fail: int | None = None, fail_schema: bool = False):
+    `called` is called with the name of a function before it answers.
+    """
+
+    def __init__(
+        self,
+        nodes: list[Node],
+        fail: int | None = None,
+        fail_schema: bool = False,
+        called: Callable[[str], object] = lambda name: None,
+    ):
         arrays = [node.make_array() for node in nodes]
         self.numbers = [array.private_data for array in arrays]
         self.calls = 0
@@ -176,6 +186,7 @@ class StreamProducer:
             return 0
 
         def get_next(stream: int, out: int) -> int:
+            called("get_next")
             self.calls += 1
             if self.calls == fail:
                 return 5
@@ -184,12 +195,17 @@ class StreamProducer:
             return 0
 
         def get_last_error(stream: int) -> int:
+            called("get_last_error")
             return ctypes.addressof(message)
 
         functions = GET(get_schema), GET(get_next), LAST_ERROR(get_last_error)
-        self.stream = CStream(
-            *map(address_of, functions), address_of(ON_RELEASE[CStream]), next(NUMBERS)
-        )
+
+        def release(stream: int) -> None:
+            called("release")
+            ON_RELEASE[CStream](stream)
+
+        functions = *functions, RELEASE(release)
+        self.stream = CStream(*map(address_of, functions), next(NUMBERS))
         self.number = self.stream.private_data
         KEPT.append((functions, message, self.stream))
 

@@ -5,6 +5,8 @@ import ctypes
 import gc
 import pickle
 import threading
+from collections.abc import Callable, Iterator
+from itertools import chain
 
 import pytest
 from arrow_structs import (
@@ -60,6 +62,7 @@ MALFORMED = {
     "length": (binary(b"a", length=-1), "length is -1"),
     "offset": (binary(b"a", offset=-1), "offset -1"),
     "overflow": (binary(b"a", length=1, offset=(1 << 63) - 1), "length is 1"),
+    "no address": (binary(b"a", offset=1 << 61), "its length is 1, its offset 2305843009213693952"),
     "null count": (binary(b"a", null_count=-2), "null count is -2"),
     "more nulls": (binary(b"a", null_count=2), "null count is 2"),
     "no bitmap": (binary(b"a", null_count=1), "does not say which"),
@@ -158,6 +161,10 @@ SCHEMAS = {
     "time": (numbers(b"tsu:UTC", 8, 1), TypeError, "type timestamp\\[us\\]"),
     "fixed": (Node(b"w:x"), TypeError, "type fixed_size_binary\\[x\\]"),
     "negative fixed": (Node(b"w:-1"), TypeError, "fixed_size_binary\\[-1\\]"),
+    "signed fixed": (Node(b"w:+1"), TypeError, "fixed_size_binary\\[\\+1\\]"),
+    "spaced fixed": (Node(b"w: 1"), TypeError, "fixed_size_binary\\[ 1\\]"),
+    "huge fixed": (Node(b"w:2147483648"), TypeError, "fixed_size_binary\\[2147483648\\]"),
+    "endless fixed": (Node(b"w:" + b"9" * 5000), TypeError, "fixed_size_binary\\[9+\\]"),
     "views of what": (Node(b"v"), TypeError, "type 'v'"),
     "dictionary index": (dictionary(0, format=b"f"), TypeError, "a dictionary of a type"),
     "dictionary of one": (
@@ -411,6 +418,9 @@ def test_metadata_of_maps_and_lists_of_pairs(backend) -> None:
             read(column)
     with pytest.raises(TypeError, match="strings as keys"):
         read(pairs(0, 2, 3, keys=b"z"))
+    same = [binary(b"1", b"2", format=b"u", name=b"k"), binary(b"", b"3", format=b"u", name=b"k")]
+    same[1].buffers[0], same[1].null_count = b"\2", 1
+    assert read(table(*same, name=b"n")) == [{"k": "1"}, {"k": "3"}]
 
 
 # -- Who owns what -------------------------------------------------------------------------------
@@ -475,6 +485,38 @@ def test_a_stream_that_fails_is_released(backend) -> None:
         backend.RecordBatch.from_arrow(broken)
     gc.collect()
     assert broken.releases == 1
+
+
+@pytest.mark.parametrize("name", ["get_schema", "get_next"])
+def test_a_stream_without_functions_is_refused(backend, name) -> None:
+    """And released."""
+    producer = StreamProducer([binary(b"a")])
+    setattr(producer.stream, name, None)
+    with pytest.raises(ValueError, match="the Arrow stream is malformed: it lacks its functions"):
+        backend.RecordBatch.from_arrow(producer)
+    gc.collect()
+    assert producer.releases == 1
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_nobody_else_is_in_a_stream_while_it_fails(backend, broken) -> None:
+    """Who found an error releases the stream, so until then all others are refused."""
+    seen = []
+
+    def look_in(name: str) -> None:
+        with pytest.raises(ValueError, match="another thread is reading the Arrow stream"):
+            next(reader)
+        seen.append(name)
+
+    nodes = [binary(b"a", length=-1)] if broken else [binary(b"a")]
+    producer = StreamProducer(nodes, fail=None if broken else 1, called=look_in)
+    reader = backend.arrow.import_stream(producer)
+    with pytest.raises(ValueError if broken else OSError, match=r"length is -1|on fire"):
+        next(reader)
+    assert seen == ["get_next", "release"] if broken else ["get_next", "get_last_error", "release"]
+    assert producer.releases == 1
+    with pytest.raises(StopIteration):
+        next(reader)
 
 
 def test_a_stream_that_nobody_reads_to_its_end_is_released(backend) -> None:
@@ -555,6 +597,63 @@ def test_streams_answer_after_their_end_and_say_what_failed(backend) -> None:
         backend.arrow.limit_bytes(before)
 
 
+class Message:
+    """A message that does something when it is looked at."""
+
+    def __init__(self, function: Callable[[], object]) -> None:
+        self.message = self
+        self.function = function
+
+    def __str__(self) -> str:
+        self.function()
+        return "looked at"
+
+
+def test_what_happens_while_a_chunk_is_made(backend) -> None:
+    """An interrupt is an error for the consumer, and a second reader at that moment is refused."""
+    codes = []
+    array, inner = CArray(), CArray()
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    def look_in() -> None:
+        codes.append(GET(stream.get_next)(address, ctypes.addressof(inner)))
+
+    result = backend.run_batch(
+        backend.map_plugin(lambda value: value if value != b"b" else 1 / 0),
+        backend.RecordBatch.from_values([b"a" * 8, b"c" * 8, b"b"]),
+    )
+    message = Message(lambda: None)
+    result.errors[0] = (2, message)
+    export = result.to_arrow(["value", "error"], every=True)
+    before = backend.arrow.limit_bytes(10)
+    try:
+        capsule = export.__arrow_c_stream__()
+        stream = CStream.from_address(pointer_of(capsule, b"arrow_array_stream"))
+        address = ctypes.addressof(stream)
+        assert GET(stream.get_next)(address, ctypes.addressof(array)) == 0
+        RELEASE(array.release)(ctypes.addressof(array))
+        lengths = [array.length]
+        message.function = interrupt
+        assert GET(stream.get_next)(address, ctypes.addressof(array)) != 0
+        reason = ctypes.string_at(LAST_ERROR(stream.get_last_error)(address))
+        assert reason == b"KeyboardInterrupt"
+        message.function = look_in
+        while True:
+            assert GET(stream.get_next)(address, ctypes.addressof(array)) == 0
+            if not array.release:
+                break
+            lengths.append(array.length)
+            RELEASE(array.release)(ctypes.addressof(array))
+    finally:
+        backend.arrow.limit_bytes(before)
+    assert lengths == [1, 2]
+    assert codes
+    assert 0 not in codes
+    assert not inner.release
+
+
 # -- What is exported ----------------------------------------------------------------------------
 
 
@@ -581,6 +680,32 @@ def read(export: object) -> list[list[object]]:
         else:
             columns.append(arrow._strings(held, child, array, 0, array.length, "it"))
     return columns
+
+
+class Part:
+    """A chunk, as `read` takes it."""
+
+    def __init__(self, *capsules: object) -> None:
+        self.__arrow_c_array__ = lambda: capsules
+
+
+def chunks_of(capsule: object) -> Iterator[tuple[object, object]]:
+    """Capsules of the schema and of each chunk of an export; `read` releases what is in them."""
+    stream = CStream.from_address(pointer_of(capsule, b"arrow_array_stream"))
+    address = ctypes.addressof(stream)
+    while True:
+        schema, array = CSchema(), CArray()
+        assert GET(stream.get_schema)(address, ctypes.addressof(schema)) == 0
+        assert GET(stream.get_next)(address, ctypes.addressof(array)) == 0
+        ended = not array.release
+        if not ended:
+            yield (
+                new_capsule(ctypes.addressof(schema), b"arrow_schema", None),
+                new_capsule(ctypes.addressof(array), b"arrow_array", None),
+            )
+        RELEASE(schema.release)(ctypes.addressof(schema))
+        if ended:
+            break
 
 
 @pytest.fixture
@@ -669,6 +794,50 @@ def test_a_column_that_no_record_has(backend) -> None:
     assert read(backend.RecordBatch.from_values([]).to_arrow(ALL)) == [[]] * 6
 
 
+def test_a_stream_in_chunks_has_all_columns(backend) -> None:
+    """Each chunk has its part of them, with rows for what did not go on and without."""
+    batch = backend.RecordBatch.from_values(
+        [b"%06d" % i for i in range(9)],
+        timestamps=[*range(9)],
+        partitions=[*range(10, 19)],
+        offsets=[*range(20, 29)],
+        metadata=[{"n": str(i)} if i % 3 else None for i in range(9)],
+    )
+    result = backend.run_batch(
+        backend.filter_plugin(lambda value: value[-1:] not in b"2578"), batch
+    )
+    for every in (False, True):
+        export = result.to_arrow([*ALL, "index", "error"], every=every)
+        whole = read(export)
+        before = backend.arrow.limit_bytes(13)
+        try:
+            capsule = export.__arrow_c_stream__()
+            parts = [read(Part(*chunk)) for chunk in chunks_of(capsule)]
+        finally:
+            backend.arrow.limit_bytes(before)
+        assert len(parts) >= 3
+        joined = [[*chain.from_iterable(columns)] for columns in zip(*parts, strict=True)]
+        assert joined == whole
+        assert whole[6] == ([*range(9)] if every else [0, 1, 3, 4, 6])
+
+
+def test_sums_that_do_not_fit_in_32_bits_are_refused(backend) -> None:
+    """Of the columns that no chunk is cut for; a type that is large holds them."""
+    batch = backend.RecordBatch.from_values([b"a", b"b"], metadata=[{"k": "v" * 9}, {"k": "v"}])
+    result = backend.run_batch(backend.Contains(b"a"), batch)
+    columns = result.to_arrow(["status"], every=True)
+    before = backend.arrow.limit_bytes(9)
+    try:
+        with pytest.raises(ValueError, match="a column of 12 bytes is too much for offsets of 32"):
+            columns.__arrow_c_array__()
+        with pytest.raises(ValueError, match="a column of 10 bytes is too much for offsets of 32"):
+            batch.to_arrow(["metadata"]).__arrow_c_stream__()
+        large = result.to_arrow(["status"], every=True, type="large_string")
+        assert read(large) == [["skip", "filtered"]]
+    finally:
+        backend.arrow.limit_bytes(before)
+
+
 def test_metadata_must_be_strings_to_be_exported(backend) -> None:
     """The name and the type of what is none are said."""
     batch = backend.RecordBatch.from_values([b"a", b"b"], metadata=[{"x": "y"}, {"n": 1}])
@@ -697,6 +866,18 @@ def test_strings_stay_strings_and_are_checked(backend) -> None:
     plain = backend.RecordBatch.from_values([b"ok", b"\xff"])
     with pytest.raises(ValueError, match="value of row 1 is not UTF-8"):
         plain.to_arrow(type="string").__arrow_c_stream__()
+
+
+def test_text_that_was_only_kept_is_not_looked_at_again(backend) -> None:
+    """What came in as strings is the producer's word; what a plugin made of them is not."""
+    lies = binary(b"\xff one", b"two", format=b"u")
+    batch = backend.RecordBatch.from_arrow(Producer(lies))
+    kept = backend.run_batch(backend.Contains(b"o"), batch)
+    _, array = kept.__arrow_c_array__()
+    assert CArray.from_address(pointer_of(array, b"arrow_array")).length == 2
+    mapped = backend.run_batch(backend.map_plugin(lambda value: value[:5]), batch)
+    with pytest.raises(ValueError, match="value of row 0 is not UTF-8"):
+        mapped.__arrow_c_array__()
 
 
 # By Unicode's table 3-7: what is UTF-8, and what comes close.
