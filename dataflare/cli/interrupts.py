@@ -70,6 +70,6 @@ class Interrupts:
         raise EndedError(number)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self._waiting or self._asked:
+        again, self._asked = self._asked, True  # also where it is raised: the next does not wait
+        if again or self._waiting:
             raise KeyboardInterrupt
-        self._asked = True
