@@ -498,7 +498,9 @@ def field_decoders(name):
     """Functions from a JSON text to an object with the raw `field`, and from one to a string."""
     try:
         import msgspec
-    except ModuleNotFoundError:
+    except ModuleNotFoundError as error:
+        if error.name != "msgspec":  # it is there, and broken
+            raise
         raise PluginConfigurationError(
             "JsonField needs the package msgspec: pip install 'dataflare[json]'"
         ) from None

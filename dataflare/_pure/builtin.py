@@ -250,7 +250,9 @@ def _field_decoders(name: str) -> tuple[Callable[[bytes], Any], Callable[[bytes]
     """Functions from a JSON text to an object with the raw `field`, and from one to a string."""
     try:
         import msgspec
-    except ModuleNotFoundError:
+    except ModuleNotFoundError as error:
+        if error.name != "msgspec":  # it is there, and broken
+            raise
         raise PluginConfigurationError(
             "JsonField needs the package msgspec: pip install 'dataflare[json]'"
         ) from None

@@ -328,17 +328,21 @@ def test_what_is_no_object_is_an_error(backend, layout, text) -> None:
             assert str(error.__cause__) in str(error)
 
 
-def test_json_field_says_what_it_needs(backend, monkeypatch) -> None:
-    """Without the parser the sentence names the extra."""
+@pytest.mark.parametrize(
+    ("lacking", "error", "words"),
+    [("msgspec", PluginConfigurationError, "dataflare[json]"), ("other", ImportError, "no other")],
+)
+def test_json_field_says_what_it_needs(backend, monkeypatch, lacking, error, words) -> None:
+    """Without the parser the sentence names the extra; that the parser is broken is not hidden."""
 
     class Absent(importlib.abc.MetaPathFinder):
         def find_spec(self, name, path, target=None):
             if name == "msgspec":
-                raise ModuleNotFoundError(name=name)
+                raise ModuleNotFoundError(f"no {lacking}", name=lacking)
 
     monkeypatch.delitem(sys.modules, "msgspec", raising=False)
     monkeypatch.setattr(sys, "meta_path", [Absent(), *sys.meta_path])
-    with pytest.raises(PluginConfigurationError, match=re.escape("dataflare[json]")):
+    with pytest.raises(error, match=re.escape(words)):
         backend.JsonField("name")
 
 
